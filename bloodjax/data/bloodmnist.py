@@ -1,0 +1,187 @@
+"""BloodMNIST, or any other file in MedMNIST's layout: found on disk, else downloaded once.
+
+Source: MedMNIST v2 (Yang et al., Scientific Data 10, 2023, 41), CC BY 4.0.
+"""
+
+import hashlib
+import os
+import textwrap
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pooch
+
+from bloodjax.data import SPLITS, Dataset, Unavailable, join
+from bloodjax.progress import console, progress
+
+URL = "https://zenodo.org/records/10519652/files/bloodmnist.npz?download=1"
+MD5 = "7053d0359d879ad8a5505303e11de1dc"
+FILE = "bloodmnist.npz"
+HOME = "~/.medmnist/bloodmnist.npz"  # where the medmnist package keeps it
+ABOUT = 36_000_000  # bytes to download, if the server does not say
+TIMEOUT = (5, 30)  # seconds to connect, and between two packets
+MOST_CLASSES = 1000  # more than this are no class labels
+CLASSES = (
+    "basophil",
+    "eosinophil",
+    "erythroblast",
+    "immature granulocyte",
+    "lymphocyte",
+    "monocyte",
+    "neutrophil",
+    "platelet",
+)
+REMEDY = "give another MedMNIST .npz as data.path or BLOODJAX_DATA, or neither to use BloodMNIST"
+
+
+def load(path: str = "", split: str = "all") -> Dataset:
+    """Read the first of `places`, else download the published file and read that.
+
+    Args:
+        path: an .npz of any MedMNIST flag and size; nothing else is then looked at.
+        split: "all" (train, val, test in this order), "train", "val" or "test".
+
+    Returns:
+        images uint8 [N, H, W, C] (grey ones get C = 1) and labels int32 [N], as in the file.
+
+    Raises:
+        FileNotFoundError: `path` or BLOODJAX_DATA names a file that does not exist.
+        ValueError: the file is not in MedMNIST's layout; says what was expected.
+        Unavailable: no file is here and none can be downloaded; says the ways out.
+    """
+    file = _find(path)
+    parts = _read(file)
+    count = 1 + max(int(labels.max()) for _, labels in parts.values())
+    blood = "bloodmnist" in file.stem.lower() and count == len(CLASSES)
+    if blood and _md5(file) != MD5:
+        said = f"{file}: not the published checksum; used as it is"
+        console.print(said, markup=False, soft_wrap=True)
+    wanted = [parts[name] for name in SPLITS if split in (name, "all")]
+    classes = CLASSES if blood else [f"class {k}" for k in range(count)]
+    return join(wanted, classes, "bloodmnist" if blood else file.stem)
+
+
+def places(path: str = "") -> list[tuple[str, Path, bool]]:
+    """Where a file is looked for, in this order: (what says so, the file, whether it is there).
+
+    The first two are there only if set, and then decide, also if their file is missing.
+    """
+    known = {
+        "data.path": path,
+        "BLOODJAX_DATA": os.environ.get("BLOODJAX_DATA", ""),
+        "medmnist": HOME,
+        "download cache": str(pooch.os_cache("bloodjax") / FILE),
+    }
+    files = {label: Path(file).expanduser() for label, file in known.items() if file}
+    return [(label, file, file.is_file()) for label, file in files.items()]
+
+
+def _find(path: str) -> Path:
+    for label, file, there in places(path):
+        if label in ("data.path", "BLOODJAX_DATA"):
+            return file
+        if label == "medmnist" and there:
+            return file
+    return _fetch()
+
+
+def _fetch() -> Path:
+    """The published file from pooch's cache, downloaded into it first if missing or damaged."""
+    folder = pooch.os_cache("bloodjax")
+    try:
+        return Path(pooch.retrieve(URL, f"md5:{MD5}", FILE, folder, downloader=_download))
+    except (OSError, ValueError) as error:  # no network, no space, or not the published bytes
+        reason = textwrap.shorten(str(error), 200)
+    raise Unavailable(
+        f"BloodMNIST is not on this machine and cannot be downloaded ({reason}). Three ways out: "
+        "(1) data.path=FILE or BLOODJAX_DATA=FILE with any MedMNIST-style .npz; "
+        f"(2) download {URL} elsewhere and put it at {HOME}; "
+        "(3) --config.data.source=synthetic for the built-in synthetic cells"
+    )
+
+
+def _download(url: str, file: str, _: object) -> None:
+    """Stream `url` into `file` with a progress bar: what pooch calls with a temporary file."""
+    import requests  # pooch's own dependency, slow to import
+
+    try:
+        reply = requests.get(url, stream=True, timeout=TIMEOUT)
+    except requests.ConnectionError:
+        raise OSError("no connection to the server") from None
+    with reply, open(file, "wb") as out:
+        reply.raise_for_status()
+        size = int(reply.headers.get("content-length", ABOUT))
+        with progress(f"download {FILE} (bytes)", size) as advance:
+            for block in reply.iter_content(1 << 18):
+                out.write(block)
+                advance(len(block))
+
+
+def _read(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of each split, checked, the short arrays first; nothing is unpickled."""
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: no such file; {REMEDY}")
+    if not file.is_file():
+        _refuse(file, "a directory", "an .npz file")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            keys = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
+            missing = [key for key in keys if f"{key}.npy" not in archive.namelist()]
+            if missing:
+                _refuse(file, f"no {', '.join(missing)}", f"the arrays {', '.join(keys)}")
+            labels = {split: _labels(file, split, archive) for split in SPLITS}
+            images = {split: _images(file, split, archive) for split in SPLITS}
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        _refuse(file, f"not readable ({error})", "a whole .npz file")
+    shapes = {images[split].shape[1:] for split in SPLITS}
+    if len(shapes) > 1:
+        _refuse(file, f"image shapes {sorted(shapes)}", "one shape in all splits")
+    for split in SPLITS:
+        counts = len(images[split]), len(labels[split])
+        if counts[0] != counts[1]:
+            _refuse(file, "{} {} images and {} labels".format(split, *counts), "as many of both")
+    return {split: (images[split], labels[split]) for split in SPLITS}
+
+
+def _images(file: Path, split: str, archive: zipfile.ZipFile) -> np.ndarray:
+    x = _array(file, f"{split}_images", archive)
+    shape = x.shape
+    x = x[..., None] if x.ndim == 3 else x
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or 0 in x.shape:
+        found = f"{split}_images {x.dtype} {list(shape)}"
+        _refuse(file, found, "uint8 [N, H, W] or [N, H, W, 1 or 3], N > 0")
+    return x
+
+
+def _labels(file: Path, split: str, archive: zipfile.ZipFile) -> np.ndarray:
+    x = _array(file, f"{split}_labels", archive)
+    found = f"{split}_labels {x.dtype} {list(x.shape)}"
+    if x.ndim == 2 and x.shape[1] > 1:
+        _refuse(file, f"{found}, several labels an image", "one label an image")
+    if x.dtype.kind not in "iu" or x.ndim not in (1, 2) or x.size == 0:
+        _refuse(file, found, "integers [N] or [N, 1], N > 0")
+    if x.min() < 0 or x.max() >= MOST_CLASSES:
+        _refuse(
+            file, f"{found} from {x.min()} to {x.max()}", f"class numbers 0 to {MOST_CLASSES - 1}"
+        )
+    return x.reshape(-1).astype(np.int32)
+
+
+def _array(file: Path, key: str, archive: zipfile.ZipFile) -> np.ndarray:
+    try:
+        with archive.open(f"{key}.npy") as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+    except ValueError as error:  # Python objects, or no array at all
+        _refuse(file, f"{key} cannot be read ({error})", "a plain array of integers")
+
+
+def _refuse(file: Path, found: str, expected: str) -> NoReturn:
+    raise ValueError(f"{file}: {found}; expected {expected}; {REMEDY}") from None
+
+
+def _md5(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "md5").hexdigest()

@@ -1,0 +1,47 @@
+"""Feature spaces in which images are compared; a further one is a further file in this folder."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Extractor(NamedTuple):
+    """A fixed map from images to features, with what a reader needs to name its results.
+
+    Attributes:
+        name: what results are called after, e.g. "bloodnet".
+        dims: d, the number of features.
+        sha256: hex digest of the weight file.
+        protocol: how images are scaled and resized before the network.
+        features: uint8 [N, H, W, C] of any N, H, W and C in {1, 3} -> float32 [N, d].
+        classify: float32 [N, d] features -> float32 [N, K] class probabilities; None if the
+            space has no classes of the data's own kind.
+        classes: the K class names, () where classify is None.
+    """
+
+    name: str
+    dims: int
+    sha256: str
+    protocol: str
+    features: Callable[[np.ndarray], np.ndarray]
+    classify: Callable[[np.ndarray], np.ndarray] | None
+    classes: tuple[str, ...]
+
+
+def names() -> list[str]:
+    """The feature spaces in this folder: the files that export `extractor()`."""
+    return [m.name for m in pkgutil.iter_modules(__path__)]
+
+
+def make(name: str, **options: object) -> Extractor:
+    """The extractor called `name`; options are its own.
+
+    Raises:
+        ValueError: no such feature space.
+    """
+    if name not in names():
+        raise ValueError(f"features={name!r}: expected one of {', '.join(names())}")
+    return importlib.import_module(f"{__name__}.{name}").extractor(**options)

@@ -1,0 +1,101 @@
+"""DCGAN: Radford et al. (2016), trained by algorithm 1 of Goodfellow et al. (2014) with k = 1."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jax import Array, nn, random
+
+from bloodjax.methods import Batch, Loss, Metrics, Params, Stats
+from bloodjax.methods.vae import arc
+from bloodjax.nets.conv import Decoder, Encoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """Two players with BatchNorm and LeakyReLU, binary cross-entropy on logits.
+
+    As in Goodfellow's algorithm each update draws its own noise; the generator maximises log D(G(z))
+    (his section 3), not -log(1 - D(G(z))). Every forward pass in training uses the statistics of its
+    own batch, real and generated apart, and moves the averages that sampling uses.
+
+    Attributes:
+        shape: (H, W, C) of the images.
+        latent: dimensions of z.
+        width: the generator's channels at full resolution.
+        discriminator_width: the discriminator's channels after its first convolution.
+    """
+
+    shape: tuple[int, int, int]
+    latent: int
+    width: int
+    discriminator_width: int
+
+    trace_title = "interpolation"
+
+    @property
+    def generator(self) -> Decoder:
+        return Decoder(self.shape, self.width, norm=True)
+
+    @property
+    def discriminator(self) -> Encoder:
+        return Encoder(1, self.discriminator_width, norm=True)
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        return {"discriminator": self.discriminator_loss, "generator": self.generator_loss}
+
+    def init(self, key: Array) -> tuple[Params, Stats]:
+        keys = random.split(key)
+        variables = {
+            "discriminator": self.discriminator.init(keys[0], jnp.zeros((1, *self.shape)), True),
+            "generator": self.generator.init(keys[1], jnp.zeros((1, self.latent)), True),
+        }
+        return (
+            {player: v["params"] for player, v in variables.items()},
+            {player: v["batch_stats"] for player, v in variables.items()},
+        )
+
+    def play(self, player: str, params: Params, stats: Stats, x: Array) -> tuple[Array, Stats]:
+        """One forward pass of a player in training: its output and all statistics, its own moved."""
+        net = {"discriminator": self.discriminator, "generator": self.generator}[player]
+        variables = {"params": params[player], "batch_stats": stats[player]}
+        y, moved = net.apply(variables, x, True, mutable=["batch_stats"])
+        return y, {**stats, player: moved["batch_stats"]}
+
+    def discriminator_loss(
+        self, params: Params, stats: Stats, batch: Batch, key: Array
+    ) -> tuple[Array, tuple[Metrics, Stats]]:
+        """-log D(x) - log(1 - D(G(z))), averaged over the batch, in nats."""
+        images, _ = batch
+        z = random.normal(key, (len(images), self.latent))
+        fakes, stats = self.play("generator", params, stats, z)
+        real, stats = self.play("discriminator", params, stats, images)
+        fake, stats = self.play("discriminator", params, stats, fakes)
+        loss = nn.softplus(-real).mean() + nn.softplus(fake).mean()
+        metrics = {"real_score": nn.sigmoid(real).mean(), "fake_score": nn.sigmoid(fake).mean()}
+        return loss, (metrics, stats)
+
+    def generator_loss(
+        self, params: Params, stats: Stats, batch: Batch, key: Array
+    ) -> tuple[Array, tuple[Metrics, Stats]]:
+        """-log D(G(z)), averaged over the batch, in nats."""
+        z = random.normal(key, (len(batch[0]), self.latent))
+        fakes, stats = self.play("generator", params, stats, z)
+        fake, stats = self.play("discriminator", params, stats, fakes)
+        return nn.softplus(-fake).mean(), ({}, stats)
+
+    def generate(self, params: Params, stats: Stats, z: Array) -> Array:
+        """z [B, latent] -> images [B, H, W, C], by the moving averages."""
+        variables = {"params": params["generator"], "batch_stats": stats["generator"]}
+        return self.generator.apply(variables, z, False)
+
+    def sample(
+        self, params: Params, stats: Stats, key: Array, label: Array | None = None
+    ) -> Array:
+        """G(z), z ~ N(0, 1)."""
+        return self.generate(params, stats, random.normal(key, (1, self.latent)))[0]
+
+    def trace(self, params: Params, stats: Stats, key: Array) -> Array:
+        """Nine images on the arc between two latents."""
+        return self.generate(params, stats, arc(random.normal(key, (2, self.latent)), 9))

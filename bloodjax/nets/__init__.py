@@ -1,0 +1,1 @@
+"""Networks in flax linen, NHWC, float32: what the methods are made of."""

@@ -1,0 +1,60 @@
+"""What a person sees while a long step runs: a live bar on a terminal, a line now and then in a log."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LOG_SECONDS = 15.0  # between two lines where there is no terminal to redraw
+console = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(title: str, total: int, start: int = 0) -> Iterator[Callable[..., None]]:
+    """Show `title` over `total` units; yields `advance(n=1, note="")`.
+
+    Args:
+        title: what runs, e.g. "train".
+        total: units in all (steps, images, bytes).
+        start: units done before this process began; they do not count towards the rate.
+    """
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(title, total=total, completed=start, note="")
+
+            def advance(n: int = 1, note: str = "") -> None:
+                bar.update(task, advance=n, note=note)
+
+            yield advance
+        return
+
+    begin = last = time.monotonic()
+    done = start
+
+    def advance(n: int = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if now - last >= LOG_SECONDS or done >= total:
+            last = now
+            left = (total - done) * (now - begin) / max(done - start, 1)
+            console.print(f"{title} {done}/{total}  {now - begin:.0f} s, {left:.0f} s left  {note}")
+
+    yield advance

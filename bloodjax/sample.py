@@ -1,0 +1,106 @@
+"""Sampling: image i of seed s is a function of (s, i), whatever the chunk and the devices."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import PartitionSpec as P
+
+from bloodjax.images import to_uint8
+from bloodjax.methods import Method, Params, Stats, accepts
+from bloodjax.progress import console, progress
+from bloodjax.randomness import Purpose, key_at
+from bloodjax.train import State
+from bloodjax.workdir import replacing
+
+TRACES = 4  # how many samples' traces are kept
+
+
+def images(
+    method: Method, params: Params, stats: Stats, seed: Array, indices: Array, **options: Any
+) -> Array:
+    """The images of one seed at `indices` [N], uint8 [N, H, W, C]."""
+
+    def one(index: Array) -> Array:
+        return method.sample(params, stats, key_at(seed, Purpose.SAMPLE, index), **options)
+
+    return to_uint8(jax.vmap(one)(indices))
+
+
+def traces(
+    method: Method, params: Params, stats: Stats, seed: Array, indices: Array, **options: Any
+) -> Array:
+    """How the images at `indices` [N] come about, uint8 [N, K, H, W, C]."""
+
+    def one(index: Array) -> Array:
+        return method.trace(params, stats, key_at(seed, Purpose.SAMPLE, index), **options)
+
+    return to_uint8(jax.vmap(one)(indices))
+
+
+def over_devices(function: Any, mesh: jax.sharding.Mesh) -> Any:
+    """`function(params, stats, seed, indices)` with the indices spread over all devices of `mesh`."""
+    specs = (P(), P(), P(), P("data"))
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("data")))
+
+
+def run(
+    method: Method, state: State, workdir: Path, *, count: int, chunk: int, **options: Any
+) -> None:
+    """Write `count` images of every seed of `state` to samples.npz, unless they are there.
+
+    Args:
+        count: images per seed.
+        chunk: images per dispatch and device; no influence on the images.
+        options: the sampler's own, see the method's `sample`.
+    """
+    accepts(method.sample, "sample", options)
+    if count < 1 or chunk < 1:
+        raise ValueError(f"sample.count={count}, sample.chunk={chunk}: expected at least 1 each")
+    file = workdir / "samples.npz"
+    made_by = {"step": int(state.step[0]), "count": count, "options": options}
+    if is_made(file, made_by):
+        console.print(f"{file} is there already ({count} images a seed)")
+        return
+
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    draw = over_devices(functools.partial(images, method, **options), mesh)
+    strip = jax.jit(functools.partial(traces, method, **options))
+    size = chunk * jax.device_count()
+    seeds = len(state.seed)
+    out = np.empty((seeds, count, *method.shape), np.uint8)
+    trace = []
+    with progress("sample", seeds * count) as tell:
+        for s in range(seeds):
+            params, stats = jax.tree.map(lambda x, s=s: jnp.asarray(x[s]), (state.ema, state.stats))
+            seed = jnp.asarray(state.seed[s])
+            for start in range(0, count, size):
+                indices = jnp.arange(start, start + size)
+                stop = min(start + size, count)
+                out[s, start:stop] = draw(params, stats, seed, indices)[: stop - start]
+                tell(stop - start)
+            trace.append(np.asarray(strip(params, stats, seed, jnp.arange(TRACES))))
+    with replacing(file) as part, part.open("wb") as handle:
+        np.savez(
+            handle,
+            images=out,
+            labels=np.full((seeds, count), -1, np.int32),
+            seeds=np.asarray(state.seed),
+            step=state.step[0],
+            trace=np.stack(trace),
+            trace_name=method.trace_title,
+            made_by=json.dumps(made_by),
+        )
+
+
+def is_made(file: Path, made_by: dict[str, Any]) -> bool:
+    """Whether `file` holds just what is about to be made."""
+    if not file.exists():
+        return False
+    with np.load(file, allow_pickle=False) as content:
+        return json.loads(str(content["made_by"])) == made_by

@@ -1,0 +1,151 @@
+"""The folder of a run: whose it is, and files in it that are whole or not there."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import bloodjax
+from bloodjax.data import Dataset
+from bloodjax.progress import console
+
+# Groups that say how a run is shown, not what it is: they may change between two commands.
+SHOWN = ("report", "log")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+
+
+def environment() -> dict[str, str]:
+    """Versions, device and git commit, as they are written beside every result."""
+    device = jax.devices()[0]
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(bloodjax.__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "bloodjax": bloodjax.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in PACKAGES},
+        "device": f"{jax.device_count()} × {device.device_kind} ({device.platform})",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+        "git_commit": commit or "unknown",
+    }
+
+
+def claim(workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: str = "") -> None:
+    """Make `workdir` the folder of this run, or go on with it; writes config.json.
+
+    Args:
+        config: the resolved configuration: groups of plain values.
+        dataset: what the run is about.
+        free: one further group that may differ from the last command's, e.g. "sample".
+
+    Raises:
+        ValueError: the folder belongs to a run with another configuration or other data.
+    """
+    about = {
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "n": len(dataset.images),
+        "shape": list(dataset.images.shape[1:]),
+        "classes": list(dataset.classes),
+    }
+    now = json.loads(json.dumps({"config": config, "dataset": about}))
+    now["environment"] = environment()
+    file = workdir / "config.json"
+    if file.exists():
+        then = read_json(file)
+        differs = list(differences(then, now, free))
+        if differs:
+            raise ValueError(
+                f"{workdir} belongs to another run: {'; '.join(differs)}. Use another --workdir, or "
+                "the same configuration; --mode=sample and --mode=score may change their own group."
+            )
+        if then["environment"]["jaxlib"] != now["environment"]["jaxlib"]:
+            console.print(
+                f"{workdir} was begun with jaxlib {then['environment']['jaxlib']}: results go on, but "
+                "not bitwise as they would have"
+            )
+    else:
+        workdir.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(now, indent=1) + "\n")
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], free: str) -> Iterator[str]:
+    """What of the configuration and the data set is not the same, one phrase per key.
+
+    Where the data lies is not what they are: paths may differ while the digest is the same.
+    """
+    old, new = flatten(then["config"]), flatten(now["config"])
+    for key in sorted(old.keys() | new.keys()):
+        same = old.get(key) == new.get(key)
+        if not same and key.split(".")[0] not in (*SHOWN, free, "data"):
+            yield f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+    if then["dataset"]["digest"] != now["dataset"]["digest"]:
+        names = (f"{d['dataset']['name']} {d['dataset']['digest'][:8]}" for d in (then, now))
+        yield "the data set was {}, now {}".format(*names)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path to write to that becomes `file` when the block ends well, and vanishes when not."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        yield part
+        with part.open("rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write `file` whole or leave it as it was."""
+    with replacing(file) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}): restore it or use another --workdir") from None
+
+
+def trim_metrics(file: Path, step: int) -> None:
+    """Drop the lines after `step`: they were written by a process that did not save so far."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:  # the line that was being written when the process died
+            continue
+    write_text(file, "".join(kept))

@@ -1,0 +1,42 @@
+"""Every value that the three configurations share, with its reason."""
+
+from ml_collections import ConfigDict
+
+
+def base(name: str) -> ConfigDict:
+    """The paper's protocol; `name` names the default workdir. The method's file fills in the rest."""
+    return ConfigDict(
+        {
+            "name": name,
+            "seeds": (0,),  # the paper uses five: --config.seeds=0,1,2,3,4
+            "data": {
+                "source": "bloodmnist",  # all 17,092 images, as in the paper
+                "path": "",  # a MedMNIST-style .npz; empty: BLOODJAX_DATA, ~/.medmnist, download
+            },
+            "method": {},
+            "train": {
+                "epochs": 20,  # the paper's
+                "batch_size": 128,  # the paper's
+                "learning_rate": 1e-3,  # the paper's for VAE and DDPM
+                "beta1": 0.9,  # the paper's, for the GAN too
+                "beta2": 0.999,  # the paper's
+                "ema_decay": 0.0,  # none in the paper
+                "scan_steps": 0,  # steps per dispatch: 1 on CPU, an epoch on accelerators
+                "checkpoint_epochs": 1,
+            },
+            "sample": {
+                "count": 10_000,  # the paper's
+                "chunk": 250,  # images per dispatch and device: memory, nothing else
+            },
+            "score": {
+                "features": ("bloodnet",),  # feature spaces, see bloodjax/features
+                "count": 10_000,  # real images to compare with: the paper's
+            },
+        }
+    )
+
+
+def check(variant: str | None, allowed: tuple[str, ...]) -> None:
+    """Refuse what stands behind the colon of --config=FILE:VARIANT if it is not known."""
+    if variant and variant not in allowed:
+        raise ValueError(f"--config=...:{variant}: expected {' or '.join(allowed)}")

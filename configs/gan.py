@@ -1,0 +1,28 @@
+"""DCGAN.
+
+python launch.py --config=configs/gan.py           the paper's 20 epochs
+python launch.py --config=configs/gan.py:quick     minutes on a laptop
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import base, check
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    check(variant, ("quick",))
+    config = base("gan")
+    config.method = {
+        "name": "gan",
+        "latent": 100,  # Radford et al.
+        "width": 64,
+        "discriminator_width": 64,
+    }
+    config.train.learning_rate = 2e-4  # the paper's
+    if variant == "quick":
+        config.name = "gan-quick"
+        config.data.source = "auto"
+        config.train.epochs = 2
+        config.sample.count = 1000
+        config.score.count = 1000
+    return config

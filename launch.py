@@ -1,0 +1,64 @@
+"""Train, sample, score and report: python launch.py --config=configs/ddpm.py"""
+
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from bloodjax import data, doctor, methods, report, sample, score, train, workdir
+from bloodjax.progress import console
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "what to do, e.g. configs/ddpm.py or configs/ddpm.py:quick"
+)
+MODE = flags.DEFINE_enum(
+    "mode",
+    "run",
+    ["run", "train", "sample", "score", "report", "doctor"],
+    "one stage or all of them; doctor says what this machine has",
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "where the files go (default runs/<config name>)")
+
+
+def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # orbax tells its life at INFO
+    if MODE.value == "doctor":
+        doctor.run()
+        return
+    if CONFIG.value is None or argv[1:]:
+        raise app.UsageError(f"expected --config=FILE; not understood: {argv[1:]}")
+    config = CONFIG.value.to_dict()
+    folder = Path(WORKDIR.value or Path("runs", config["name"]))
+    dataset = data.load(**config["data"])
+    method = methods.make(shape=dataset.images.shape[1:], **config["method"])
+    free = MODE.value if MODE.value in ("sample", "score") else ""
+    workdir.claim(folder, config, dataset, free)
+
+    match MODE.value:
+        case "run":
+            state = train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
+            sample.run(method, state, folder, **config["sample"])
+            score.run(folder, dataset, **config["score"])
+            report.run(folder, dataset)
+        case "train":
+            train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
+        case "sample":
+            state = train.restore(method, folder, seeds=config["seeds"])
+            sample.run(method, state, folder, **config["sample"])
+        case "score":
+            score.run(folder, dataset, **config["score"])
+        case "report":
+            report.run(folder, dataset)
+
+
+def start(argv: list[str]) -> None:
+    """`main`, with what a user can mend said in one line and not as a traceback."""
+    try:
+        main(argv)
+    except (ValueError, OSError, FloatingPointError) as error:
+        console.print(f"[bold red]error:[/] {error}", markup=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    app.run(start)
