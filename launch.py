@@ -1,10 +1,12 @@
 """Train, sample, score and report: python launch.py --config=configs/ddpm.py"""
 
+import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+import bloodjax
 from bloodjax import data, doctor, methods, report, sample, score, train, workdir
 from bloodjax.progress import console
 
@@ -32,6 +34,9 @@ def main(argv: list[str]) -> None:
     dataset = data.load(**config["data"])
     method = methods.make(shape=dataset.images.shape[1:], **config["method"])
     free = MODE.value if MODE.value in ("sample", "score") else ""
+    train.check(seeds=config["seeds"], **config["train"])
+    sample.check(method, **config["sample"])
+    score.check(**config["score"])
     workdir.claim(folder, config, dataset, free)
 
     match MODE.value:
@@ -52,11 +57,18 @@ def main(argv: list[str]) -> None:
 
 
 def start(argv: list[str]) -> None:
-    """`main`, with what a user can mend said in one line and not as a traceback."""
+    """`main`, with what a user can mend said in one line; a traceback means a bug."""
     try:
         main(argv)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from what is saved")
+        raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError) as error:
-        console.print(f"[bold red]error:[/] {error}", markup=True)
+        source = traceback.extract_tb(error.__traceback__)[-1].filename
+        ours = Path(bloodjax.__file__).parent in Path(source).parents
+        if not ours and not isinstance(error, OSError):
+            raise
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
         raise SystemExit(1) from None
 
 

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 
@@ -43,7 +44,5 @@ class Checkpoints:
         Args:
             like: a pytree with the structure, shapes and dtypes of what was saved; only looked at.
         """
-        import numpy as np
-
         template = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
         return self._manager.restore(step, args=ocp.args.StandardRestore(template))

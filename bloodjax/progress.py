@@ -1,4 +1,4 @@
-"""What a person sees while a long step runs: a live bar on a terminal, a line now and then in a log."""
+"""What a person sees of a long step: a live bar on a terminal, a line now and then in a log."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, random
 from jax.sharding import PartitionSpec as P
 
 from bloodjax.images import to_uint8
@@ -44,9 +44,19 @@ def traces(
 
 
 def over_devices(function: Any, mesh: jax.sharding.Mesh) -> Any:
-    """`function(params, stats, seed, indices)` with the indices spread over all devices of `mesh`."""
+    """`function(params, stats, seed, indices)`, the indices spread over the devices of `mesh`."""
     specs = (P(), P(), P(), P("data"))
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("data")))
+
+
+def check(method: Method, *, count: int, chunk: int, **options: Any) -> None:
+    """Refuse, before any work, what `run` could not do: ValueError naming the value."""
+    if count < 1 or chunk < 1:
+        raise ValueError(f"sample.count={count}, sample.chunk={chunk}: expected at least 1 each")
+    accepts(method.sample, "sample", options)
+    # Tracing computes nothing, but meets every check that the sampler makes of its options.
+    params, stats = jax.eval_shape(method.init, random.key(0))
+    jax.eval_shape(functools.partial(method.sample, **options), params, stats, random.key(0))
 
 
 def run(
@@ -59,9 +69,6 @@ def run(
         chunk: images per dispatch and device; no influence on the images.
         options: the sampler's own, see the method's `sample`.
     """
-    accepts(method.sample, "sample", options)
-    if count < 1 or chunk < 1:
-        raise ValueError(f"sample.count={count}, sample.chunk={chunk}: expected at least 1 each")
     file = workdir / "samples.npz"
     made_by = {"step": int(state.step[0]), "count": count, "options": options}
     if is_made(file, made_by):

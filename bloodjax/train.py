@@ -1,13 +1,8 @@
 """Training: the state, one step of it, and the loop that survives being stopped."""
 
 import functools
-import json
-import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +12,14 @@ import numpy as np
 import optax
 from jax import Array, lax, random
 
-from bloodjax import sweep
+from bloodjax import metrics, sweep
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.data import Dataset
 from bloodjax.images import to_float
-from bloodjax.methods import Batch, Method, Metrics
+from bloodjax.interrupt import stop_signals
+from bloodjax.methods import Batch, Method, Metrics, accepts
 from bloodjax.progress import console, progress
 from bloodjax.randomness import Purpose, key_at
-from bloodjax.workdir import trim_metrics
 
 
 class State(NamedTuple):
@@ -132,6 +127,35 @@ def abstract(method: Method, seeds: Sequence[int]) -> State:
     return jax.eval_shape(jax.vmap(functools.partial(init, method, tx)), seed)
 
 
+def check(
+    *,
+    seeds: Sequence[int],
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    ema_decay: float,
+    checkpoint_epochs: int,
+    scan_steps: int,
+    **others: Any,
+) -> None:
+    """Refuse, before any work, what `run` could not do: ValueError naming the value."""
+    accepts(run, "train", others)
+    rules = {
+        f"seeds={tuple(seeds)}: expected different integers in 0..2**32-1": seeds
+        and len(set(seeds)) == len(seeds)
+        and all(0 <= seed < 2**32 for seed in seeds),
+        f"train.epochs={epochs}: expected at least 1": epochs >= 1,
+        f"train.batch_size={batch_size}: expected at least 1": batch_size >= 1,
+        f"train.learning_rate={learning_rate}: expected more than 0": learning_rate > 0,
+        f"train.ema_decay={ema_decay}: expected 0 <= decay < 1": 0 <= ema_decay < 1,
+        f"train.checkpoint_epochs={checkpoint_epochs}: expected at least 1": checkpoint_epochs >= 1,
+        f"train.scan_steps={scan_steps}: expected at least 0": scan_steps >= 0,
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise ValueError(rule)
+
+
 def restore(method: Method, workdir: Path, *, seeds: Sequence[int]) -> State:
     """The state of the last checkpoint in `workdir`, NumPy arrays with a leading seed axis.
 
@@ -169,34 +193,34 @@ def run(
         learning_rate: Adam's, constant.
         beta1, beta2: Adam's.
         ema_decay: of the moving average of the parameters; 0 turns it off.
-        scan_steps: steps per dispatch; 0 takes 1 on CPU, where convolutions in loops are slow, and a
-            whole epoch on an accelerator, where dispatches cost more than the loop.
+        scan_steps: steps per dispatch; 0 takes 1 on CPU, where convolutions in loops are slow, and
+            a whole epoch on an accelerator, where dispatches cost more than the loop.
         checkpoint_epochs: epochs between two checkpoints; the end is always one.
 
     Returns:
         The final state, NumPy arrays with a leading seed axis.
 
     Raises:
-        FloatingPointError: a loss or a parameter is not finite; the last good checkpoint remains.
+        FloatingPointError: a loss or a parameter is not finite; the checkpoints before remain.
         SystemExit: SIGINT or SIGTERM; the step was finished and saved first.
     """
-    # ---- what is computed, compiled once per length of a dispatch ----
+    # ---- what is computed: one program per length of a dispatch ----
     tx = optimizer(learning_rate, beta1, beta2)
     step = functools.partial(train_step, method, tx, ema_decay)
-    programs = {}
 
+    @functools.cache
     def program(length: int) -> Callable[..., tuple[State, Metrics]]:
-        if length not in programs:
-            one_seed = sweep.single(functools.partial(advance, step, length))
-            programs[length] = jax.jit(one_seed, donate_argnums=0)
-        return programs[length]
+        one_seed = sweep.single(functools.partial(advance, step, length))
+        return jax.jit(one_seed, donate_argnums=0)
 
-    per_epoch = -(-len(dataset.images) // batch_size)
-    dispatch = scan_steps or (1 if jax.default_backend() == "cpu" else per_epoch)
-    order_of = jax.jit(epoch_order, static_argnames=("count", "batch_size"))
+    # ---- the data, on the device, and their order ----
     images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
+    per_epoch = -(-len(images) // batch_size)
     total = epochs * per_epoch
+    dispatch = scan_steps or (1 if jax.default_backend() == "cpu" else per_epoch)
+    shuffle = jax.jit(epoch_order, static_argnames=("count", "batch_size"))
 
+    log_file = workdir / "metrics.jsonl"
     with Checkpoints(workdir / "checkpoints") as checkpoints, stop_signals() as stopped:
         # ---- where it starts ----
         done = checkpoints.latest() or 0
@@ -205,107 +229,61 @@ def run(
             states = [jax.tree.map(jnp.asarray, one) for one in sweep.split(state)]
             console.print(f"training goes on from step {done} of {total} ({workdir})")
         else:
-            first = jax.jit(jax.vmap(functools.partial(init, method, tx)))
+            # Runs once: 2 s to compile without optimization, 40 with it.
+            first = jax.jit(
+                jax.vmap(functools.partial(init, method, tx)),
+                compiler_options={"xla_backend_optimization_level": 0},
+            )
             states = [first(jnp.asarray([seed], jnp.uint32)) for seed in seeds]
-        trim_metrics(workdir / "metrics.jsonl", done)
+        metrics.trim(log_file, done)
+        epoch_of_orders, orders = -1, []
 
-        def save() -> State:
-            state = sweep.join(states)
-            check_finite(state, done, checkpoints.latest())
-            log.flush()
-            if checkpoints.latest() != done:
-                checkpoints.save(done, state)
-            return state
-
-        # ---- the loop: dispatch a chunk, then read the metrics of the one before ----
-        with (
-            (workdir / "metrics.jsonl").open("a") as log,
-            progress("train", total, done) as tell,
-        ):
-            pending, mark = None, time.perf_counter()
+        # ---- the loop: dispatch some steps, then read the metrics of those before ----
+        with log_file.open("a") as log, progress("train", total, done) as tell:
+            pending: tuple[int, int, list[Metrics]] | None = None
+            mark = time.perf_counter()
 
             def read() -> None:
+                """Write down what the last dispatch gave, once it is there."""
                 nonlocal pending, mark
                 if pending is None:
                     return
                 begin, length, chunk = pending
-                chunk = jax.device_get(chunk)
-                now = time.perf_counter()
-                rate = length * batch_size * len(seeds) / (now - mark)
-                mark, pending = now, None
-                loss = write_metrics(log, seeds, begin, per_epoch, chunk, rate)
-                tell(length, f"{rate:.0f} images/s  {loss}")
+                chunk, pending = jax.device_get(chunk), None
+                rate = length * batch_size * len(seeds) / (time.perf_counter() - mark)
+                mark = time.perf_counter()
+                losses = metrics.write(log, seeds, begin, per_epoch, chunk, rate)
+                tell(length, f"{rate:.0f} images/s  {losses}")
 
             while done < total:
                 epoch, within = divmod(done, per_epoch)
-                if within == 0 or pending is None:
-                    orders = [
-                        order_of(s.seed[0], epoch, len(images), batch_size) for s in states
-                    ]
+                if epoch != epoch_of_orders:
+                    orders = [shuffle(s.seed[0], epoch, len(images), batch_size) for s in states]
+                    epoch_of_orders = epoch
                 length = min(dispatch, per_epoch - within)
                 chunk = []
                 for i, order in enumerate(orders):
-                    states[i], metrics = program(length)(states[i], order, images, labels)
-                    chunk.append(metrics)
+                    states[i], terms = program(length)(states[i], order, images, labels)
+                    chunk.append(terms)
                 read()
                 pending = (done, length, chunk)
                 done += length
-                if stopped or (done % per_epoch == 0 and done // per_epoch % checkpoint_epochs == 0):
+                epoch_ends = done % (per_epoch * checkpoint_epochs) == 0 or done == total
+                if epoch_ends or stopped:
                     read()
-                    save()
+                    log.flush()
+                    state = sweep.join(states)
+                    check_finite(state, done)
+                    checkpoints.save(done, state)
                 if stopped:
                     console.print(f"stopped at step {done}; the same command goes on from there")
                     raise SystemExit(128 + stopped[0])
-            read()
-            return save()
+    return state
 
 
-def write_metrics(
-    log: Any, seeds: Sequence[int], begin: int, per_epoch: int, chunk: list[Metrics], rate: float
-) -> str:
-    """One JSON line per step and seed; returns the last losses for the progress line."""
-    length = len(next(iter(chunk[0].values())))
-    for i in range(length):
-        for seed, metrics in zip(seeds, chunk, strict=True):
-            values = {name: float(np.ravel(x)[i]) for name, x in metrics.items()}
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    raise FloatingPointError(
-                        f"{name} is {value} at step {begin + i + 1} of seed {seed}"
-                    )
-            where = {"seed": int(seed), "step": begin + i + 1, "epoch": (begin + i) // per_epoch}
-            log.write(json.dumps(where | values | {"images_per_s": round(rate, 1)}) + "\n")
-    return "  ".join(f"{k} {v:.3f}" for k, v in values.items() if k.endswith("_loss"))
-
-
-def check_finite(state: State, step: int, last: int | None) -> None:
-    """Refuse to save what training could not go on from."""
+def check_finite(state: State, step: int) -> None:
+    """Refuse to save what training could not go on from: FloatingPointError naming the array."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if not np.all(np.isfinite(leaf)):
-            kept = f"the checkpoint of step {last} is kept" if last else "there is no checkpoint"
-            raise FloatingPointError(
-                f"state{jax.tree_util.keystr(path)} is not finite after step {step}; {kept}"
-            )
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT or SIGTERM puts its number into; a second one acts as it always does."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may set handlers
-        return
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, _: Any) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
-        console.print("stopping after this step; once more to stop at once")
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            what = f"state{jax.tree_util.keystr(path)} is not finite after step {step}"
+            raise FloatingPointError(f"{what}; the last good checkpoint is kept")

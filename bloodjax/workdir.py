@@ -67,13 +67,13 @@ def claim(workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: str 
         differs = list(differences(then, now, free))
         if differs:
             raise ValueError(
-                f"{workdir} belongs to another run: {'; '.join(differs)}. Use another --workdir, or "
-                "the same configuration; --mode=sample and --mode=score may change their own group."
+                f"{workdir} belongs to another run: {'; '.join(differs)}. Use another --workdir or "
+                "the same config; --mode=sample and --mode=score may change their own group."
             )
-        if then["environment"]["jaxlib"] != now["environment"]["jaxlib"]:
+        begun, goes_on = (about["environment"]["jaxlib"] for about in (then, now))
+        if begun != goes_on:
             console.print(
-                f"{workdir} was begun with jaxlib {then['environment']['jaxlib']}: results go on, but "
-                "not bitwise as they would have"
+                f"{workdir}: begun with jaxlib {begun}, not bitwise the same with {goes_on}"
             )
     else:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -134,18 +134,6 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}): restore it or use another --workdir") from None
-
-
-def trim_metrics(file: Path, step: int) -> None:
-    """Drop the lines after `step`: they were written by a process that did not save so far."""
-    if not file.exists():
-        return
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:  # the line that was being written when the process died
-            continue
-    write_text(file, "".join(kept))
+        raise ValueError(
+            f"{file} is not JSON ({error}): restore it or use another --workdir"
+        ) from None

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 
 def base(name: str) -> ConfigDict:
-    """The paper's protocol; `name` names the default workdir. The method's file fills in the rest."""
+    """The paper's protocol; `name` names the default workdir; the method's file adds the rest."""
     return ConfigDict(
         {
             "name": name,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bloodjax import report
+from bloodjax import metrics, report
 from bloodjax.data import Dataset
+from bloodjax.report import figures
 
 CLASSES = ("<script>alert(1)</script>", r"$\nope$ cells", "plain", "empty")
 CONFIG = {
@@ -186,7 +187,7 @@ def test_the_table(workdir):
 def test_synthetic_cells_are_called_so_everywhere(tmp_path, monkeypatch, where):
     put(tmp_path, config=CONFIG | {"dataset": {"name": "synthetic" if where == "config" else "x"}})
     titles = []
-    png = report.png
+    png = figures.png
     monkeypatch.setattr(
         report, "png", lambda figure: titles.append(words_in(figure)) or png(figure)
     )
@@ -207,8 +208,8 @@ def words_in(figure):
 
 def test_real_and_every_seed_are_shown(workdir, monkeypatch):
     seen = []
-    png = report.png
-    monkeypatch.setattr(report, "png", lambda figure: seen.append(words_in(figure)) or png(figure))
+    png = figures.png
+    monkeypatch.setattr(figures, "png", lambda figure: seen.append(words_in(figure)) or png(figure))
     report.run(workdir, a_dataset())
     samples, denoising, curves, classes = seen
     for words in ("real", "generated, seed 3, step 2,680", "generated, seed 4"):
@@ -247,7 +248,7 @@ def test_other_shapes(tmp_path, shape):
 
 def test_tile_shows_grey_as_grey():
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 1), dtype=np.uint8)
-    grid = report.tile(images, 3)
+    grid = figures.tile(images, 3)
     assert grid.shape == (2 * 86, 3 * 86, 3) and grid.dtype == np.uint8
     assert (grid == grid[..., :1]).all()
     assert (grid[:84:21, :84:21, 0] == images[0, :, :, 0]).all()
@@ -305,7 +306,7 @@ def test_metrics_of_a_resumed_and_interrupted_run(tmp_path):
     path = tmp_path / "metrics.jsonl"
     again = a_line(0, 2).replace('"loss": 0.5', '"loss": 7.0')
     path.write_text("\n".join([a_line(0, 1), a_line(0, 2), a_line(0, 3), again, a_line(0, 4)[:20]]))
-    curves = report.read_metrics(path)
+    curves = metrics.read(path)
     assert sorted(curves) == ["kl", "loss"]
     np.testing.assert_allclose(curves["loss"][0], [[1, 1], [2, 7], [3, 1 / 3]])
 
@@ -315,15 +316,15 @@ def test_curves_survive_a_diverged_run(workdir):
     lines += [json.dumps({"seed": 3, "step": 9, "loss": math.inf, "kl": math.nan})]
     lines += [json.dumps({"seed": 4, "step": 1, "late": math.nan})]
     (workdir / "metrics.jsonl").write_text("\n".join(lines))
-    assert list(report.read_metrics(workdir / "metrics.jsonl")) == ["kl", "late", "loss"]
+    assert list(metrics.read(workdir / "metrics.jsonl")) == ["kl", "late", "loss"]
     assert len(Page(report.run(workdir, a_dataset())).images) == 4
 
 
 def test_the_smooth_line_is_the_mean_of_its_neighbours():
-    figure = report.Figure()
+    figure = figures.Figure()
     axes = figure.add_subplot()
     values = np.random.default_rng(0).normal(size=80)
-    report.draw_loss(axes, "loss", {0: np.stack([np.arange(80.0), values], axis=1)})
+    figures.draw_loss(axes, "loss", {0: np.stack([np.arange(80.0), values], axis=1)})
     raw, smooth = (line.get_ydata() for line in axes.lines)
     np.testing.assert_allclose(raw, values)
     np.testing.assert_allclose(smooth[40], values[39:42].mean())

@@ -10,7 +10,7 @@ from scipy.stats import special_ortho_group
 
 from bloodjax import features, score
 from bloodjax.data import Dataset
-from bloodjax.score import Moments, frechet
+from bloodjax.distance import Moments, floor, frechet
 
 
 def rng(*seed):
@@ -133,15 +133,15 @@ def test_floor_compares_disjoint_halves(n):
         frechet(Moments.of(x[list(a)]), Moments.of(np.delete(x, a, axis=0)))
         for a in itertools.combinations(range(6), 3)
     ]
-    values = [score.floor(x, n, seed) for seed in range(40)]
+    values = [floor(x, n, seed) for seed in range(40)]
     assert all(np.isclose(v, halves, rtol=1e-9, atol=1e-9).any() for v in values)
     assert len(np.unique(np.round(values, 3))) > 3  # the draw depends on the seed
-    assert score.floor(x, n, 1) == score.floor(x, n, 1)
+    assert floor(x, n, 1) == floor(x, n, 1)
 
 
 def test_floor_of_equal_sets_falls_with_their_size():
     x = skewed(2000, 8, 0)
-    large, small = (np.mean([score.floor(x, n, seed) for seed in range(20)]) for n in (1000, 100))
+    large, small = (np.mean([floor(x, n, seed) for seed in range(20)]) for n in (1000, 100))
     assert large == pytest.approx(small / 10, rel=0.3)  # both its terms go as 1 / n
 
 

@@ -195,7 +195,7 @@ def train(path: str, seed: int, epochs: int, batch: int = 128) -> Params:
     kernels = partial(jax.tree.map, lambda a: a.ndim > 1)
     tx = optax.adamw(rate, weight_decay=0.05, mask=kernels)
     key = random.key(seed)
-    variables = BloodNet(norm=True).init(key, jnp.zeros((1, SIDE, SIDE, 3)))
+    variables = jax.jit(BloodNet(norm=True).init)(key, jnp.zeros((1, SIDE, SIDE, 3)))
     params, stats = variables["params"], variables["batch_stats"]
     ema = jax.tree.map(jnp.copy, (params, stats))
     state = {"params": params, "stats": stats, "opt": tx.init(params), "ema": ema}

@@ -22,8 +22,8 @@ class Method(Protocol):
     Attributes:
         shape: (H, W, C) of the images.
         trace_title: what `trace` shows, one word, e.g. "denoising".
-        losses: player -> loss(params, stats, batch, key) -> (scalar, (metrics, stats)), in the order
-            in which the players are updated.
+        losses: player -> loss(params, stats, batch, key) -> (scalar, (metrics, stats)), in the
+            order in which the players are updated.
     """
 
     shape: tuple[int, int, int]
@@ -37,7 +37,7 @@ class Method(Protocol):
     def sample(
         self, params: Params, stats: Stats, key: Array, label: Array | None = None, **options: Any
     ) -> Array:
-        """ONE image, float32 [H, W, C] in [-1, 1]; callers vmap. `options` are the sampler's own."""
+        """ONE image, float32 [H, W, C] in [-1, 1]; callers vmap. `options` are its own."""
         ...
 
     def trace(self, params: Params, stats: Stats, key: Array, **options: Any) -> Array:

@@ -1,4 +1,4 @@
-"""Denoising diffusion: Ho et al., DDPM (2020), sampled as there or as in Song et al., DDIM (2021)."""
+"""Denoising diffusion: DDPM of Ho et al. (2020), sampled so or as DDIM of Song et al. (2021)."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class Method:
 
     @property
     def alpha_bar(self) -> np.ndarray:
-        """ᾱ_0 = 1 to ᾱ_T, float64 [T + 1]: the products of 1 - β; computed on the host for accuracy."""
+        """ᾱ_0 = 1 to ᾱ_T, float64 [T + 1]: products of 1 - β, on the host for accuracy."""
         betas = np.linspace(self.beta_first, self.beta_last, self.timesteps, dtype=np.float64)
         return np.concatenate([[1.0], np.cumprod(1.0 - betas)])
 
@@ -55,7 +55,7 @@ class Method:
         return self.net.apply({"params": params["ddpm"]}, x, t)
 
     def corrupt(self, images: Array, t: Array, noise: Array) -> Array:
-        """x_t ~ q(x_t | x_0), eq. 4 of Ho et al.; t int [B] in 1..T, noise ~ N(0, 1) like images."""
+        """x_t ~ q(x_t | x_0), eq. 4 of Ho et al.; t int [B] in 1..T, noise ~ N(0, 1)."""
         signal = jnp.asarray(np.sqrt(self.alpha_bar), jnp.float32)[t][:, None, None, None]
         scale = jnp.asarray(np.sqrt(1 - self.alpha_bar), jnp.float32)[t][:, None, None, None]
         return signal * images + scale * noise
@@ -149,9 +149,7 @@ class Method:
             clip: clip the estimate of x_0 to [-1, 1] at every step.
             variance: of the added noise, "posterior" (β̃) or "beta".
         """
-        return self.denoise(
-            params, key, steps=steps, eta=eta, clip=clip, variance=variance
-        )[0]
+        return self.denoise(params, key, steps=steps, eta=eta, clip=clip, variance=variance)[0]
 
     def trace(self, params: Params, stats: Stats, key: Array, **options: object) -> Array:
         """Nine estimates of x_0 from the first step to the last, with `sample`'s options."""

@@ -15,9 +15,10 @@ from bloodjax.nets.conv import Decoder, Encoder
 class Method:
     """Two players with BatchNorm and LeakyReLU, binary cross-entropy on logits.
 
-    As in Goodfellow's algorithm each update draws its own noise; the generator maximises log D(G(z))
-    (his section 3), not -log(1 - D(G(z))). Every forward pass in training uses the statistics of its
-    own batch, real and generated apart, and moves the averages that sampling uses.
+    As in Goodfellow's algorithm each update draws its own noise; the generator maximises
+    log D(G(z)) (his section 3) rather than minimise log(1 - D(G(z))). Every forward pass in
+    training uses the statistics of its own batch, real and generated apart, and moves the averages
+    that sampling uses.
 
     Attributes:
         shape: (H, W, C) of the images.
@@ -53,15 +54,15 @@ class Method:
         }
         return (
             {player: v["params"] for player, v in variables.items()},
-            {player: v["batch_stats"] for player, v in variables.items()},
+            {player: v.get("batch_stats", {}) for player, v in variables.items()},
         )
 
     def play(self, player: str, params: Params, stats: Stats, x: Array) -> tuple[Array, Stats]:
-        """One forward pass of a player in training: its output and all statistics, its own moved."""
+        """A training forward pass of a player: its output, and all statistics, its own moved."""
         net = {"discriminator": self.discriminator, "generator": self.generator}[player]
         variables = {"params": params[player], "batch_stats": stats[player]}
         y, moved = net.apply(variables, x, True, mutable=["batch_stats"])
-        return y, {**stats, player: moved["batch_stats"]}
+        return y, {**stats, player: moved.get("batch_stats", {})}
 
     def discriminator_loss(
         self, params: Params, stats: Stats, batch: Batch, key: Array
@@ -90,9 +91,7 @@ class Method:
         variables = {"params": params["generator"], "batch_stats": stats["generator"]}
         return self.generator.apply(variables, z, False)
 
-    def sample(
-        self, params: Params, stats: Stats, key: Array, label: Array | None = None
-    ) -> Array:
+    def sample(self, params: Params, stats: Stats, key: Array, label: Array | None = None) -> Array:
         """G(z), z ~ N(0, 1)."""
         return self.generate(params, stats, random.normal(key, (1, self.latent)))[0]
 

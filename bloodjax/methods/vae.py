@@ -65,8 +65,8 @@ class Method:
     ) -> tuple[Array, tuple[Metrics, Stats]]:
         """The negative evidence lower bound in nats per image, averaged over the batch.
 
-        It is a density over [-1, 1] pixels, so it can be negative. `*_per_dim` is nats per pixel and
-        channel for the reconstruction, per latent dimension for the KL.
+        It is a density over [-1, 1] pixels, so it can be negative. `*_per_dim` is nats per pixel
+        and channel for the reconstruction, per latent dimension for the KL.
         """
         images, _ = batch
         code = self.encoder.apply({"params": params["vae"]["encoder"]}, images, True)
@@ -85,9 +85,7 @@ class Method:
         }
         return reconstruction + kl, (metrics, stats)
 
-    def sample(
-        self, params: Params, stats: Stats, key: Array, label: Array | None = None
-    ) -> Array:
+    def sample(self, params: Params, stats: Stats, key: Array, label: Array | None = None) -> Array:
         """The decoder's mean at z ~ N(0, 1), as the paper shows it."""
         return self.decode(params, random.normal(key, (1, self.latent)))[0]
 
@@ -97,6 +95,6 @@ class Method:
 
 
 def arc(ends: Array, count: int) -> Array:
-    """[2, Z] -> [count, Z] from one end to the other; cos² + sin² = 1 keeps the norm of a normal z."""
+    """[2, Z] -> [count, Z], end to end; cos² + sin² = 1, so all are N(0, 1) as the ends are."""
     angle = jnp.linspace(0.0, jnp.pi / 2, count)[:, None]
     return jnp.cos(angle) * ends[0] + jnp.sin(angle) * ends[1]

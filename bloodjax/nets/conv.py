@@ -53,8 +53,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent [B, Z] -> image in [-1, 1] [B, H, W, C]: transposed convolutions up from at most 4×4.
 
-    The last one makes the image itself, as in the DCGAN; what it makes too much of (32×32 for 28×28)
-    is cut off all around.
+    The last one makes the image itself, as in the DCGAN; what it makes too much of (32×32 for
+    28×28) is cut off all around.
 
     Attributes:
         shape: (H, W, C) of the images.

@@ -33,9 +33,9 @@ def depth_to_space(x: Array, block: int) -> Array:
 class ConvTranspose(nn.Module):
     """Transposed convolution, 4×4, stride 2, padding 1: [B, H, W, C] -> [B, 2H, 2W, features].
 
-    Equal to `torch.nn.ConvTranspose2d(C, features, 4, 2, 1)` with kernel[i, j] = weight[:, :, i, j]:
+    Equal to `torch.nn.ConvTranspose2d(C, features, 4, 2, 1)`, kernel[i, j] = weight[:, :, i, j]:
     input pixel m adds x[m] w[i] to output row 2m - 1 + i, and likewise along columns. Written as
-    just that, with i = 2k + p: one matrix product, then the four 2×2 blocks of taps (k, l) added
+    just that, with i = 2k + p: one matrix product, then the four 2×2 blocks of taps (k, n) added
     one pixel apart, then pixels (p, q) out of the channels. No multiplication by inserted zeros,
     and a gradient of two matrix products, where XLA:CPU takes 10 to 20 times longer for the
     gradient of a dilated convolution.
@@ -52,9 +52,9 @@ class ConvTranspose(nn.Module):
         taps = kernel.reshape(2, 2, 2, 2, c, f).transpose(4, 0, 2, 1, 3, 5).reshape(c, 16 * f)
         y = (x @ taps).reshape(*x.shape[:3], 2, 2, 4 * f)
         shifted = [
-            jnp.pad(y[:, :, :, k, l], ((0, 0), (k, 1 - k), (l, 1 - l), (0, 0)))
+            jnp.pad(y[:, :, :, k, n], ((0, 0), (k, 1 - k), (n, 1 - n), (0, 0)))
             for k in (0, 1)
-            for l in (0, 1)
+            for n in (0, 1)
         ]
         y = depth_to_space(sum(shifted), 2)[:, 1:-1, 1:-1]
         if self.use_bias:

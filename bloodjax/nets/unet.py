@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array, nn as jnn
+from jax import Array
 
 from bloodjax.nets.layers import depth_to_space, space_to_depth, upsample
 
@@ -23,10 +23,10 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, time: Array) -> Array:
-        y = jnn.silu(nn.GroupNorm(num_groups=8)(x))
+        y = nn.silu(nn.GroupNorm(num_groups=8)(x))
         y = nn.Conv(self.width, (3, 3))(y)
         scale, shift = jnp.split(nn.Dense(2 * self.width)(time)[:, None, None], 2, axis=-1)
-        y = jnn.silu(nn.GroupNorm(num_groups=8)(y) * (1 + scale) + shift)
+        y = nn.silu(nn.GroupNorm(num_groups=8)(y) * (1 + scale) + shift)
         y = nn.Conv(self.width, (3, 3), kernel_init=nn.initializers.zeros)(y)
         return y + (x if x.shape[-1] == self.width else nn.Dense(self.width)(x))
 
@@ -40,7 +40,7 @@ class Attention(nn.Module):
         heads = max(c // 64, 1)
         y = nn.Dense(3 * c)(nn.GroupNorm(num_groups=8)(x)).reshape(b, h * w, 3, heads, c // heads)
         q, k, v = y[:, :, 0], y[:, :, 1], y[:, :, 2]
-        weight = jnn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) * (c // heads) ** -0.5)
+        weight = nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) * (c // heads) ** -0.5)
         y = jnp.einsum("bhqk,bkhd->bqhd", weight, v).reshape(b, h, w, c)
         return x + nn.Dense(c, kernel_init=nn.initializers.zeros)(y)
 
@@ -68,7 +68,7 @@ class UNet(nn.Module):
         multiple = self.patch * 2 ** (len(self.widths) - 1)
         x = jnp.pad(x, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))
         time = nn.Dense(4 * self.widths[0])(time_embedding(t, 2 * self.widths[0]))
-        time = jnn.silu(nn.Dense(4 * self.widths[0])(jnn.silu(time)))
+        time = nn.silu(nn.Dense(4 * self.widths[0])(nn.silu(time)))
 
         y = nn.Conv(self.widths[0], (3, 3))(space_to_depth(x, self.patch))
         skips = [y]
@@ -89,6 +89,6 @@ class UNet(nn.Module):
                 y = Attention()(y) if lowest else y
             if level:
                 y = nn.Conv(self.widths[level - 1], (3, 3))(upsample(y))
-        y = jnn.silu(nn.GroupNorm(num_groups=8)(y))
+        y = nn.silu(nn.GroupNorm(num_groups=8)(y))
         y = nn.Conv(self.patch**2 * channels, (3, 3), kernel_init=nn.initializers.zeros)(y)
         return depth_to_space(y, self.patch)[:, :height, :width]

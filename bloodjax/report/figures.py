@@ -1,0 +1,128 @@
+"""The pictures of a report, each as the bytes of a PNG: the only file that imports matplotlib."""
+
+import io
+import math
+from textwrap import shorten
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bloodjax.data import Dataset
+from bloodjax.score import Samples
+
+DPI, CELL, PAD, LINE = 150, 84, 16, 42  # pixels: a picture's side, margins, a caption's height
+INK, MUTED, SERIES = "#1f2430", "#6b7280", ("#35618f", "#c2603f", "#4d8b67", "#8a6bb0", "#b08a2e")
+CAPTION = {"size": 10, "color": INK, "parse_math": False}
+TITLE = {"size": 12, "color": INK, "parse_math": False, "weight": "bold"}
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI)
+    return file.getvalue()
+
+
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """uint8 [N, H, W, C] -> one uint8 RGB image of them in rows, pixels enlarged whole."""
+    scale = max(1, CELL // max(images.shape[1:3]))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    spare = -len(images) % columns
+    images = np.pad(images, ((0, spare), (0, 2), (0, 2), (0, 0)), constant_values=255)
+    n, h, w, channels = images.shape
+    grid = images.reshape(n // columns, columns, h, w, channels).transpose(0, 2, 1, 3, 4)
+    grid = grid.reshape(n // columns * h, columns * w, channels)
+    return np.broadcast_to(grid, (*grid.shape[:2], 3))
+
+
+def mosaic(about: str, blocks: list[tuple[str, np.ndarray]], columns: int, across: int) -> bytes:
+    """Blocks of pictures under their captions, as a PNG.
+
+    Args:
+        about: the title.
+        blocks: (caption, uint8 [N, H, W, C]).
+        columns: pictures side by side in a block.
+        across: blocks side by side.
+    """
+    images = [(caption, tile(pictures, columns)) for caption, pictures in blocks]
+    wide = images[0][1].shape[1] + PAD
+    tall = max(image.shape[0] for _, image in images) + LINE + PAD
+    across = min(across, len(images))
+    height = math.ceil(len(images) / across) * tall + LINE + PAD
+    width = max(across * wide + PAD, 16 * len(about))
+    figure = Figure((width / DPI, height / DPI), dpi=DPI)
+    figure.text(PAD / width, 1 - PAD / height, about, va="top", **TITLE)
+    for i, (caption, image) in enumerate(images):
+        x, y = PAD + i % across * wide, height - PAD - LINE - i // across * tall
+        figure.text(x / width, (y - 12) / height, caption, va="top", **CAPTION)
+        figure.figimage(image, x, y - LINE - image.shape[0], origin="upper")
+    return png(figure)
+
+
+def draw_samples(about: str, samples: Samples, dataset: Dataset, side: int = 6) -> bytes:
+    """Real images beside each seed's."""
+    real = np.random.default_rng(0).permutation(len(dataset.images))[: side * side]
+    blocks = [("real", dataset.images[real])]
+    for seed, images in zip(samples.seeds, samples.images, strict=True):
+        blocks.append((f"generated, seed {seed}, step {samples.step:,}", images[: side * side]))
+    return mosaic(about, blocks, side, 2)
+
+
+def draw_trace(about: str, samples: Samples, count: int = 6) -> bytes | None:
+    """How samples come about: a row of pictures each; None if the run kept no trace."""
+    if not samples.trace.size:
+        return None
+    trace = samples.trace[0, :count]
+    caption = f"{samples.trace_name}, seed {samples.seeds[0]}, left to right"
+    return mosaic(about, [(caption, trace.reshape(-1, *trace.shape[2:]))], trace.shape[1], 1)
+
+
+def draw_classes(about: str, dataset: Dataset, count: int = 6) -> bytes:
+    """Examples of each class of the real data."""
+    blocks = []
+    for k, name in enumerate(dataset.classes):
+        members = np.random.default_rng(k).permutation(np.flatnonzero(dataset.labels == k))
+        if len(members):
+            caption = f"{shorten(name, 36, placeholder=' …')} ({len(members):,})"
+            blocks.append((caption, dataset.images[members[:count]]))
+    return mosaic(about, blocks, count, 2)
+
+
+def draw_curves(about: str, curves: dict[str, dict[int, np.ndarray]]) -> bytes | None:
+    """Each loss over the steps, a line a seed; None where there are none."""
+    if not curves:
+        return None
+    figure = Figure((6.4, 2.3 * len(curves) + 0.3), dpi=DPI, layout="constrained")
+    figure.suptitle(about, x=0.01, ha="left", **TITLE)
+    for i, (name, seeds) in enumerate(curves.items()):
+        draw_loss(figure.add_subplot(len(curves), 1, i + 1), name, seeds)
+    return png(figure)
+
+
+def draw_loss(axes: Axes, name: str, seeds: dict[int, np.ndarray]) -> None:
+    """One loss: each step pale, the mean over the nearest n / 40 steps on top.
+
+    A linear scale leaves out the highest 2 %; a loss that falls far gets a logarithmic one.
+    """
+    for i, (seed, curve) in enumerate(seeds.items()):
+        steps, values = curve.T
+        window = np.ones(len(values) // 40 + 1)
+        sums = (np.convolve(x, window, "same") for x in (values, np.ones_like(values)))
+        color = SERIES[i % len(SERIES)]
+        axes.plot(steps, values, color=color, alpha=0.2, linewidth=0.7)
+        axes.plot(steps, np.divide(*sums), color=color, linewidth=1.6, label=f"seed {seed}")
+    values = np.concatenate([curve[:, 1] for curve in seeds.values()])
+    values = values[np.isfinite(values)]
+    low, high = np.percentile(values, (0, 98)) if len(values) else (0, 0)
+    if low > 0 and high > 20 * np.median(values):
+        axes.set_yscale("log")
+    elif low < high:
+        axes.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+    axes.set_title(name, loc="left", **CAPTION)
+    axes.set_xlabel("training step", color=MUTED, size=9)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.tick_params(which="both", colors=MUTED, labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, frameon=False, fontsize=8)

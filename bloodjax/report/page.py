@@ -1,0 +1,147 @@
+"""index.html: one file that fetches nothing."""
+
+import shlex
+from base64 import b64encode
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from bloodjax.score import show, spread, title
+from bloodjax.workdir import flatten
+
+SPACES = {"bloodnet": "BloodNet, a small network that tells blood cells apart"}
+SECTIONS = {  # picture -> its heading and what it shows
+    "samples": ("Samples", "Real images beside generated ones, drawn at random: none is picked."),
+    "denoising": ("From noise to cell", "Each row is one sample on its way, from noise to image."),
+    "interpolation": (
+        "Between samples",
+        "Each row walks through latent space from sample to sample.",
+    ),
+    "curves": ("Training", "Each loss over the training steps: pale as it was, dark smoothed."),
+    "classes": ("The data", "Real images of each class, and how many there are."),
+}
+SYNTHETIC = (
+    '<p class="loud"><strong>Synthetic cells, not BloodMNIST</strong>: drawn by arithmetic to try '
+    "things out. No number here says anything about blood.</p>"
+)
+STYLE = """
+:root { color-scheme: light dark; --ink: #1f2430; --muted: #5d6573; --paper: #fff; --card: #f4f5f7;
+  --line: #dfe2e7; --real: #9aa3b2; --fake: #c2603f; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ec; --muted: #a3abb9; --paper: #14161b;
+  --card: #1e2128; --line: #333842; --real: #77808f; --fake: #d9795a; } }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
+h1 { font-size: 1.7rem; line-height: 1.2; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
+p, figcaption { color: var(--muted); max-width: 44rem; margin: .4rem 0; } figure { margin: 0; }
+.score { background: var(--card); border-radius: .6rem; padding: 1rem 1.2rem; margin: 1rem 0; }
+.score b { display: block; font-size: 2.4rem; line-height: 1.3; }
+.loud { color: var(--ink); border-left: .3rem solid #d0453a; padding: .4rem 1rem; }
+img { max-width: 100%; height: auto; border-radius: .4rem; background: #fff; margin-top: .5rem; }
+.scores { overflow-x: auto; white-space: nowrap; } .settings { overflow-wrap: anywhere; }
+.settings table { table-layout: fixed; } .settings td:first-child { width: 40%; }
+table { border-collapse: collapse; font-size: .9rem; width: 100%; }
+td, th { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; font-variant-numeric: tabular-nums; }
+.class { width: 80%; } .bar { height: .5rem; border-radius: .15rem; margin: .2rem 0; }
+.real { background: var(--real); } .fake { background: var(--fake); }
+i { display: inline-block; width: .7rem; height: .7rem; border-radius: .15rem; }
+pre { background: var(--card); padding: .8rem 1rem; border-radius: .4rem; white-space: pre-wrap; }
+"""
+
+
+def page(
+    about: str,
+    synthetic: bool,
+    info: dict[str, Any],
+    scores: dict[str, Any],
+    table: list[tuple[str, ...]],
+    pictures: dict[str, bytes],
+) -> str:
+    """index.html: one file that fetches nothing."""
+    body = [f"<h1>{escape(about)}</h1>"]
+    if synthetic:
+        body.append(SYNTHETIC)
+    body += [headline(s, scores["scores"]) for s in scores.get("summary", ())]
+    body.append(shares(scores["scores"]) if scores else "<p>Not scored: run --mode=score.</p>")
+    for name, data in pictures.items():
+        head, words = (escape(text) for text in SECTIONS.get(name, (name, "")))
+        image = f'<img alt="{escape(about)}. {words}" src="data:image/png;base64,'
+        image += f'{b64encode(data).decode()}">'
+        body.append(f"<h2>{head}</h2><figure><figcaption>{words}</figcaption>{image}</figure>")
+    if "curves" not in pictures:
+        body.append("<p>No curves: metrics.jsonl is missing or empty.</p>")
+    if table:
+        body.append("<h2>Scores by seed</h2>" + html_table(table, "scores"))
+    for head, group in (("Data", "dataset"), ("Settings", "config"), ("Versions", "environment")):
+        settings = [
+            (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+            for key, value in flatten(info.get(group, {})).items()
+        ]
+        body.append(f"<h2>{head}</h2>")
+        body.append(
+            html_table(settings, "settings") if settings else "<p>config.json does not say.</p>"
+        )
+    if "name" in (config := info.get("config", {})):
+        file, _, variant = config["name"].partition("-")  # "ddpm-quick" is configs/ddpm.py:quick
+        option = f"--config=configs/{file}.py" + (variant and f":{variant}")
+        command = f"python launch.py {shlex.quote(option)}"
+        body.append(f"<h2>Reproduce</h2><pre>{escape(command)}</pre>")
+        body.append("<p>with the settings above where they differ from the file's.</p>")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width, initial-scale=1"><title>{escape(about)}</title>'
+        f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>"
+    )
+
+
+def headline(summary: dict[str, Any], scores: list[dict[str, Any]]) -> str:
+    """One measure in large type, and how to read it."""
+    name, first = title(summary["name"]), [s for s in scores if s["name"] == summary["name"]][0]
+    space = SPACES.get(summary["features"], summary["features"])
+    seeds = (
+        f"mean ± population σ of {summary['seeds']} seeds" if summary["seeds"] > 1 else "one seed"
+    )
+    words = (
+        f"The Fréchet distance between {first['n_fake']:,} generated and {first['n_real']:,} real "
+        f"images in the features of {space}; {seeds}. Lower is better. The floor is what "
+        f"{first['floor_n']:,} real images score against {first['floor_n']:,} others: samples as "
+        "good as the data end near it. Fewer images make any such distance larger. "
+    )
+    if summary["name"] != "fid":
+        words += f"This is not FID, which uses other features: compare {name} only with {name}."
+    return (
+        f'<div class="score">{escape(name)}<b>{spread(summary)}</b>'
+        f"floor {show(summary['floor'])}</div><p>{escape(words)}</p>"
+    )
+
+
+def shares(scores: list[dict[str, Any]]) -> str:
+    """Which classes are made how often, beside the data's own; "" if nothing can tell."""
+    known = [s["classes"] for s in scores if s["classes"]]
+    if not known:
+        return ""
+    mean = {
+        name: [np.mean([classes[name][side] for classes in known]) for side in ("real", "fake")]
+        for name in known[0]
+    }
+    top = max(map(max, mean.values()))
+    bar = '<div class="bar {}" style="width:{:.1%}"></div>'
+    lines = (
+        f"<tr><td>{escape(name)}{bar.format('real', real / top)}{bar.format('fake', fake / top)}"
+        f"</td><td>{real:.1%}</td><td>{fake:.1%}</td></tr>"
+        for name, (real, fake) in mean.items()
+    )
+    return (
+        "<h2>Classes</h2><p>The share of each class among real and among generated images, both as "
+        'the same network sees them.</p><table><tr><th class="class"></th><th>'
+        '<i class="real"></i> real</th><th><i class="fake"></i> generated</th></tr>'
+        f"{''.join(lines)}</table>"
+    )
+
+
+def html_table(table: list[tuple[str, ...]], kind: str) -> str:
+    """Rows of plain text as HTML; `kind` is the style: "scores" or "settings"."""
+    rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in table)
+    lines = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<div class="{kind}"><table>{lines}</table></div>'

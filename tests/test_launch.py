@@ -1,0 +1,218 @@
+"""The real program, started as a user starts it: from its command line, in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bloodjax import data, workdir
+
+ROOT = Path(__file__).parent.parent
+TINY = {  # each method's quick job, made tiny
+    "vae": ["--config.method.width=4"],
+    "gan": ["--config.method.width=4", "--config.method.discriminator_width=4"],
+    "ddpm": [
+        "--config.method.widths=(8,8)",
+        "--config.method.timesteps=20",
+        "--config.sample.steps=3",
+    ],
+}
+SMALL = [
+    "--config.train.epochs=2",
+    "--config.train.batch_size=64",
+    "--config.sample.count=30",
+    "--config.score.count=30",
+]
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """A MedMNIST-style file of a few synthetic cells, called what it is."""
+    some = data.load("synthetic", split="val")
+    rows = {"train": slice(0, 140), "val": slice(140, 170), "test": slice(170, 200)}
+    arrays = {f"{split}_images": some.images[s] for split, s in rows.items()}
+    arrays |= {f"{split}_labels": some.labels[s][:, None] for split, s in rows.items()}
+    file = tmp_path_factory.mktemp("data") / "few-synthetic.npz"
+    np.savez(file, **arrays)
+    return file
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("xla")
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def launch(cells, environment, tmp_path):
+    def start(*arguments, name="vae", folder="run"):
+        command = [sys.executable, "launch.py", f"--config=configs/{name}.py:quick", *SMALL]
+        command += [*TINY[name], f"--config.data.path={cells}", f"--workdir={tmp_path / folder}"]
+        return subprocess.run(
+            [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+
+    return start
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_one_command_leaves_the_whole_workdir(launch, name, tmp_path, cells):
+    done = launch("--config.seeds=0,3", name=name)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+
+    config = json.loads((run / "config.json").read_text())
+    assert config["config"]["seeds"] == [0, 3]
+    assert config["config"]["method"]["name"] == name
+    assert config["dataset"]["name"] == "few-synthetic" and config["dataset"]["n"] == 200
+    assert config["dataset"]["digest"] == data.load(path=str(cells)).digest
+    assert {"jax", "flax", "python", "device", "git_commit"} <= config["environment"].keys()
+
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(m["step"], m["seed"]) for m in lines] == [(t, s) for t in range(1, 9) for s in (0, 3)]
+    assert all({"epoch", "images_per_s"} < m.keys() for m in lines)
+
+    with np.load(run / "samples.npz", allow_pickle=False) as samples:
+        assert samples["images"].shape == (2, 30, 28, 28, 3)
+        assert samples["images"].dtype == np.uint8
+        assert samples["labels"].shape == (2, 30)
+        assert samples["seeds"].tolist() == [0, 3]
+        assert samples["step"] == 8
+        assert not np.array_equal(samples["images"][0], samples["images"][1])
+
+    scores = json.loads((run / "scores.json").read_text())
+    assert [s["seed"] for s in scores["scores"]] == [0, 3]
+    for score in scores["scores"]:
+        assert score["name"] == "fd_bloodnet" and score["value"] > 0 and score["floor"] > 0
+        assert (score["n_real"], score["n_fake"]) == (30, 30)
+    values = [s["value"] for s in scores["scores"]]
+    assert scores["summary"][0]["mean"] == pytest.approx(np.mean(values))
+    assert scores["summary"][0]["std"] == pytest.approx(np.std(values))
+
+    trace = "denoising" if name == "ddpm" else "interpolation"
+    report = {file.name for file in (run / "report").iterdir()}
+    pictures = {f"{picture}.png" for picture in ("samples", "curves", "classes", trace)}
+    assert report == {"index.html", "table.md"} | pictures
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["4", "8"]
+
+
+def test_killed_and_started_again_gives_the_same_samples(launch, tmp_path, cells, environment):
+    arguments = ["--config.train.epochs=3"]
+    assert launch(*arguments, folder="straight").returncode == 0
+    command = [sys.executable, "launch.py", "--config=configs/vae.py:quick", *SMALL, *TINY["vae"]]
+    command += [f"--config.data.path={cells}", f"--workdir={tmp_path / 'killed'}", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "killed" / "checkpoints" / "4").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "killed" / "samples.npz").exists(), "it was too fast to kill"
+    again = launch(*arguments, folder="killed")
+    assert again.returncode == 0, again.stderr
+    assert "training goes on from step" in again.stderr
+    with (
+        np.load(tmp_path / "straight" / "samples.npz") as a,
+        np.load(tmp_path / "killed" / "samples.npz") as b,
+    ):
+        for key in a.files:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_ctrl_c_leaves_a_resumable_run_and_says_so(tmp_path, cells, environment):
+    command = [sys.executable, "launch.py", "--config=configs/vae.py:quick", *SMALL, *TINY["vae"]]
+    command += [f"--config.data.path={cells}", f"--workdir={tmp_path / 'run'}"]
+    command += ["--config.train.epochs=2000"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "checkpoints" / "4").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+
+
+def test_a_workdir_of_another_run_is_refused_with_the_keys_that_differ(launch, tmp_path):
+    assert launch("--mode=train").returncode == 0
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    other = launch("--mode=train", "--config.train.learning_rate=0.5")
+    assert other.returncode == 1
+    assert "train.learning_rate was 0.001, now 0.5" in other.stderr
+    assert "--workdir" in other.stderr and "Traceback" not in other.stderr
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+    more = launch("--mode=sample", "--config.sample.count=10")  # its own group may change
+    assert more.returncode == 0, more.stderr
+    with np.load(tmp_path / "run" / "samples.npz") as samples:
+        assert samples["images"].shape[1] == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--confg=x"], "Did you mean: config"),
+        (["--config.train.epoch=3"], 'Did you mean "epochs"'),
+        (["--mode=trian"], "should be one of"),
+        (["--config.data.source=bloodmnst"], "did you mean 'bloodmnist'"),
+        (["--config.method.name=vea"], "expected one of ddpm, gan, vae"),
+        (["--config.score.features=('blodnet',)"], "expected one of bloodnet"),
+        (["--config.train.epochs=0"], "train.epochs=0: expected at least 1"),
+        (["--config.sample.count=0"], "sample.count=0"),
+        (["--config.data.path=nowhere.npz"], "nowhere.npz: no such file"),
+        (["--config.seeds=1,1"], "seeds=(1, 1)"),
+        (["--config.train.epochs=many"], "epochs"),
+    ],
+)
+def test_a_mistake_is_said_at_once_in_one_line(launch, tmp_path, arguments, words):
+    done = launch(*arguments)
+    assert done.returncode != 0
+    assert words in done.stderr + done.stdout
+    assert not (tmp_path / "run").exists(), "nothing is written for a command that cannot work"
+
+
+def test_doctor_says_what_is_here_and_where_it_looked(environment, cells):
+    done = subprocess.run(
+        [sys.executable, "launch.py", "--mode=doctor"],
+        cwd=ROOT,
+        env=environment | {"BLOODJAX_DATA": str(cells)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for words in ("jaxlib", "device 0", "BLOODJAX_DATA", "found", "bloodnet", ".medmnist"):
+        assert words in done.stderr
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    file = tmp_path / "x.json"
+    workdir.write_text(file, "first")
+    with pytest.raises(RuntimeError), workdir.replacing(file) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert file.read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_broken_config_json_names_the_file(launch, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{")
+    done = launch("--mode=train")
+    assert done.returncode == 1
+    assert "config.json is not JSON" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,130 @@
+"""Sampling: an image is a function of its seed and index, whatever the chunk and the devices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import SMALL, method
+
+from bloodjax import methods, sample, train
+
+ROOT = Path(__file__).parent.parent
+OPTIONS = {"ddpm": {"steps": 5, "eta": 1.0, "clip": True, "variance": "posterior"}}
+
+
+def state(name, seeds=(0, 7)):
+    tx = train.optimizer(1e-3, 0.9, 0.999)
+    init = jax.vmap(lambda seed: train.init(method(name), tx, seed))
+    made = jax.device_get(init(jnp.asarray(seeds, jnp.uint32)))
+    # Zero-initialised layers would make every chunking look right.
+    rng = np.random.default_rng(0)
+    noise = jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape).astype(x.dtype), made.ema)
+    return made._replace(ema=noise)
+
+
+def draw(folder, name, count=11, chunk=4, **changes):
+    folder.mkdir()
+    sample.run(
+        method(name),
+        state(name),
+        folder,
+        count=count,
+        chunk=chunk,
+        **OPTIONS.get(name, {}),
+        **changes,
+    )
+    with np.load(folder / "samples.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def near(a, b):
+    """Equal to one grey level: another chunk is another program, which may round otherwise."""
+    np.testing.assert_allclose(a.astype(int), b.astype(int), atol=1)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_an_image_does_not_depend_on_chunk_or_count(name, tmp_path):
+    whole = draw(tmp_path / "a", name, chunk=11)
+    assert whole["images"].shape == (2, 11, 8, 8, 3)
+    near(whole["images"], draw(tmp_path / "b", name, chunk=3)["images"])
+    near(whole["images"][:, :5], draw(tmp_path / "c", name, count=5)["images"])
+    assert len({image.tobytes() for image in whole["images"].reshape(22, -1)}) == 22
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_an_image_does_not_depend_on_the_number_of_devices(name, tmp_path):
+    one = draw(tmp_path / "one", name)["images"]
+    code = "import sys, pathlib, test_sample as t, numpy as np, jax\n"
+    code += "assert jax.device_count() == 8\n"
+    code += "np.save(sys.argv[2], t.draw(pathlib.Path(sys.argv[3]), sys.argv[1])['images'])"
+    out = tmp_path / "eight.npy"
+    done = subprocess.run(
+        [sys.executable, "-c", code, name, str(out), str(tmp_path / "eight")],
+        env=os.environ
+        | {
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    near(one, np.load(out))
+
+
+def test_the_file_says_what_it_is(tmp_path):
+    file = draw(tmp_path / "a", "ddpm")
+    assert file["seeds"].tolist() == [0, 7]
+    assert file["step"] == 0
+    assert (file["labels"] == -1).all() and file["labels"].shape == (2, 11)
+    assert file["trace"].shape == (2, sample.TRACES, 9, 8, 8, 3)
+    assert str(file["trace_name"]) == "denoising"
+    assert json.loads(str(file["made_by"]))["options"]["steps"] == 5
+    near(file["trace"][:, :, -1], file["images"][:, : sample.TRACES])
+
+
+def test_the_same_command_does_not_draw_again_and_another_does(tmp_path, monkeypatch):
+    first = draw(tmp_path / "a", "vae")
+    stamp = (tmp_path / "a" / "samples.npz").stat().st_mtime_ns
+    sample.run(method("vae"), state("vae"), tmp_path / "a", count=11, chunk=4)
+    assert (tmp_path / "a" / "samples.npz").stat().st_mtime_ns == stamp
+    sample.run(method("vae"), state("vae"), tmp_path / "a", count=12, chunk=4)
+    with np.load(tmp_path / "a" / "samples.npz") as file:
+        near(file["images"][:, :11], first["images"])
+
+
+def test_sampling_uses_the_average(tmp_path):
+    with_ema = draw(tmp_path / "a", "vae")["images"]
+    other = state("vae")
+    other = other._replace(params=jax.tree.map(np.zeros_like, other.params))
+    (tmp_path / "b").mkdir()
+    sample.run(method("vae"), other, tmp_path / "b", count=11, chunk=4)
+    with np.load(tmp_path / "b" / "samples.npz") as file:
+        np.testing.assert_array_equal(file["images"], with_ema)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"count": 0}, "sample.count=0"),
+        ({"chunk": 0}, "sample.chunk=0"),
+        ({"steps": 1001}, "sample.steps=1001"),
+        ({"variance": "large"}, "'large'"),
+        ({"step": 3}, r"sample\.step: no such option; did you mean sample\.steps"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_any_work(changes, words):
+    options = {"count": 1, "chunk": 1} | OPTIONS["ddpm"]
+    sample.check(method("ddpm"), **options)
+    with pytest.raises(ValueError, match=words):
+        sample.check(method("ddpm"), **(options | changes))
+
+
+def test_small_models_cover_every_method():
+    assert sorted(SMALL) == methods.names()
