@@ -15,14 +15,15 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.method = {
         "name": "gan",
         "latent": 100,  # Radford et al.
-        "width": 64,
-        "discriminator_width": 64,
+        "width": 64,  # half of Radford et al.: 20 epochs in 20 minutes on two CPU cores
+        "discriminator_width": 64,  # as many
     }
     config.train.learning_rate = 2e-4  # the paper's
     if variant == "quick":
         config.name = "gan-quick"
         config.data.source = "auto"
-        config.train.epochs = 2
+        config.method.width = config.method.discriminator_width = 32  # a quarter of the FLOPs
+        config.train.epochs = 4
         config.sample.count = 1000
         config.score.count = 1000
     return config

@@ -14,9 +14,9 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config = base("vae")
     config.method = {
         "name": "vae",
-        "latent": 128,  # the course's; most dimensions switch themselves off
-        "width": 32,
-        "sigma": 0.2,
+        "latent": 128,  # more than are used: the KL switches the others off
+        "width": 32,  # 20 epochs in 5 to 8 minutes on two CPU cores
+        "sigma": 0.2,  # the decoder's; smaller: sharper images, but of latents the prior misses
     }
     if variant == "quick":
         config.name = "vae-quick"

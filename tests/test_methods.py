@@ -820,11 +820,27 @@ def test_ddpm_trace_ends_in_the_sample_of_the_network():
 
 
 @pytest.mark.parametrize(
-    "steps, variance", [(0, "posterior"), (1001, "beta"), (-1, "beta"), (10, "learned"), (10, "")]
+    "steps, eta, variance",
+    [
+        (0, 1.0, "posterior"),
+        (1001, 1.0, "beta"),
+        (-1, 1.0, "beta"),
+        (10, 1.0, "learned"),
+        (10, 1.0, ""),
+        (10, 1.5, "posterior"),
+        (10, -0.1, "posterior"),
+    ],
 )
-def test_ddpm_refuses_steps_and_variances_that_there_are_not(steps, variance):
+def test_ddpm_refuses_samplers_that_there_are_not(steps, eta, variance):
     said = (
-        rf"sample\.steps={steps}, sample\.variance='{variance}'.* 1 to 1000 .*'posterior' or 'beta'"
+        rf"sample\.steps={steps}, sample\.eta={eta}, sample\.variance='{variance}'.* 1 to 1000 .*"
+        "0 <= eta <= 1.*'posterior' or 'beta'"
     )
     with pytest.raises(ValueError, match=said):
-        a_ddpm().sample({}, {}, KEY, steps=steps, eta=1.0, clip=True, variance=variance)
+        a_ddpm().sample({}, {}, KEY, steps=steps, eta=eta, clip=True, variance=variance)
+
+
+@pytest.mark.parametrize("widths", [(), (12,), (16, 20), (0,)])
+def test_ddpm_refuses_widths_that_groups_do_not_divide(widths):
+    with pytest.raises(ValueError, match=r"method\.widths=.*multiples of 8"):
+        dataclasses.replace(a_ddpm(), widths=widths)

@@ -64,12 +64,13 @@ def make(name: str, **options: Any) -> Method:
 
 
 def accepts(function: Callable[..., Any], group: str, options: Mapping[str, Any]) -> None:
-    """Refuse an option that `function` does not take, with the nearest one that it does.
+    """Refuse an option that is no keyword-only parameter of `function`, and name the nearest one.
 
     Raises:
         ValueError: naming the option as `group`.`option`.
     """
-    known = [p.name for p in inspect.signature(function).parameters.values()]
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in known:
             near = difflib.get_close_matches(option, known, 1)

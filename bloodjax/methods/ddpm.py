@@ -32,6 +32,10 @@ class Method:
 
     trace_title = "denoising"
 
+    def __post_init__(self) -> None:
+        if not self.widths or any(width % 8 or width < 8 for width in self.widths):
+            raise ValueError(f"method.widths={self.widths}: expected multiples of 8")
+
     @property
     def net(self) -> UNet:
         return UNet(tuple(self.widths), self.blocks, self.patch)
@@ -105,10 +109,11 @@ class Method:
         keep: int = 1,
     ) -> Array:
         """Walk one image from x_T to x_0; `keep` estimates of x_0 on the way, [keep, H, W, C]."""
-        if not 1 <= steps <= self.timesteps or variance not in ("posterior", "beta"):
+        known = variance in ("posterior", "beta")
+        if not 1 <= steps <= self.timesteps or not 0 <= eta <= 1 or not known:
             raise ValueError(
-                f"sample.steps={steps}, sample.variance={variance!r}: expected 1 to "
-                f"{self.timesteps} (T) steps, and 'posterior' or 'beta'"
+                f"sample.steps={steps}, sample.eta={eta}, sample.variance={variance!r}: expected "
+                f"1 to {self.timesteps} (T) steps, 0 <= eta <= 1, and 'posterior' or 'beta'"
             )
 
         def step(x: Array, at: dict[str, Array]) -> tuple[Array, Array]:

@@ -52,7 +52,8 @@ class UNet(nn.Module):
     with 64 channels run nearer to the machine's peak than over 28 × 28 with 32.
 
     Attributes:
-        widths: channels per resolution, from the finest; each is half the size of the one before.
+        widths: channels per resolution, from the finest, each half the size of the one before;
+            multiples of 8, GroupNorm's groups.
         blocks: residual blocks per resolution on the way down; one more on the way up.
         patch: size of the blocks that are folded into channels.
     """
