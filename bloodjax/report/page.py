@@ -13,7 +13,10 @@ from bloodjax.workdir import flatten
 SPACES = {"bloodnet": "BloodNet, a small network that tells blood cells apart"}
 SECTIONS = {  # picture -> its heading and what it shows
     "samples": ("Samples", "Real images beside generated ones, drawn at random: none is picked."),
-    "denoising": ("From noise to cell", "Each row is one sample on its way, from noise to image."),
+    "denoising": (
+        "From noise to cell",
+        "Each row is one sample: what the network takes it to be, first step to last.",
+    ),
     "interpolation": (
         "Between samples",
         "Each row walks through latent space from sample to sample.",
