@@ -17,8 +17,8 @@ def get_config(variant: str | None = None) -> ConfigDict:
         "latent": 128,  # more than are used: the KL switches the others off
         "width": 32,  # 20 epochs in 5 to 8 minutes on two CPU cores
         # The decoder's standard deviation: 1 is the textbook's half squared error. Smaller ones
-        # reconstruct more sharply, but from latents that the prior misses: after 402 steps,
-        # FD-BloodNet of 1,000 samples is 79 at 0.35, 63 at 0.5 and 43 at 0.8.
+        # reconstruct more sharply, but from latents that the prior misses, and whole classes are
+        # then never drawn: README, results.
         "sigma": 1.0,
     }
     if variant == "quick":

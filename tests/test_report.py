@@ -189,7 +189,7 @@ def test_synthetic_cells_are_called_so_everywhere(tmp_path, monkeypatch, where):
     titles = []
     png = figures.png
     monkeypatch.setattr(
-        report, "png", lambda figure: titles.append(words_in(figure)) or png(figure)
+        figures, "png", lambda figure: titles.append(words_in(figure)) or png(figure)
     )
     dataset = a_dataset(name="synthetic" if where == "data" else "bloodmnist")
     page = Page(report.run(tmp_path, dataset))
