@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +23,24 @@ TRACES = 4  # how many samples' traces are kept
 
 
 def images(
-    method: Method, params: Params, stats: Stats, seed: Array, indices: Array, **options: Any
+    draw: Callable[..., Array], params: Params, stats: Stats, seed: Array, indices: Array
 ) -> Array:
-    """The images of one seed at `indices` [N], uint8 [N, H, W, C]."""
+    """What `draw(params, stats, key)` gives for the images of one seed at `indices` [N].
+
+    Args:
+        draw: a method's `sample` or `trace`, with its options filled in.
+
+    Returns:
+        uint8 [N, H, W, C], or [N, K, H, W, C] of a trace.
+    """
 
     def one(index: Array) -> Array:
-        return method.sample(params, stats, key_at(seed, Purpose.SAMPLE, index), **options)
+        return draw(params, stats, key_at(seed, Purpose.SAMPLE, index))
 
     return to_uint8(jax.vmap(one)(indices))
 
 
-def traces(
-    method: Method, params: Params, stats: Stats, seed: Array, indices: Array, **options: Any
-) -> Array:
-    """How the images at `indices` [N] come about, uint8 [N, K, H, W, C]."""
-
-    def one(index: Array) -> Array:
-        return method.trace(params, stats, key_at(seed, Purpose.SAMPLE, index), **options)
-
-    return to_uint8(jax.vmap(one)(indices))
-
-
-def over_devices(function: Any, mesh: jax.sharding.Mesh) -> Any:
+def over_devices(function: Callable[..., Array], mesh: jax.sharding.Mesh) -> Callable[..., Array]:
     """`function(params, stats, seed, indices)`, the indices spread over the devices of `mesh`."""
     specs = (P(), P(), P(), P("data"))
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("data")))
@@ -76,8 +73,9 @@ def run(
         return
 
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    draw = over_devices(functools.partial(images, method, **options), mesh)
-    strip = jax.jit(functools.partial(traces, method, **options))
+    sample = functools.partial(method.sample, **options)
+    draw = over_devices(functools.partial(images, sample), mesh)
+    strip = jax.jit(functools.partial(images, functools.partial(method.trace, **options)))
     size = chunk * jax.device_count()
     seeds = len(state.seed)
     out = np.empty((seeds, count, *method.shape), np.uint8)
