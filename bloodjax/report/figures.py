@@ -63,7 +63,8 @@ def mosaic(about: str, blocks: list[tuple[str, np.ndarray]], columns: int, acros
 def draw_samples(about: str, samples: Samples, dataset: Dataset, side: int = 6) -> bytes:
     """Real images beside each seed's."""
     real = np.random.default_rng(0).permutation(len(dataset.images))[: side * side]
-    blocks = [("real", dataset.images[real])]
+    caption = "drawn by arithmetic" if dataset.name == "synthetic" else "real"
+    blocks = [(caption, dataset.images[real])]
     for seed, images in zip(samples.seeds, samples.images, strict=True):
         blocks.append((f"generated, seed {seed}, step {samples.step:,}", images[: side * side]))
     return mosaic(about, blocks, side, 2)
