@@ -15,7 +15,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.method = {
         "name": "vae",
         "latent": 128,  # more than are used: the KL switches the others off
-        "width": 32,  # 20 epochs in 5 to 8 minutes on two CPU cores
+        "width": 32,  # 20 epochs in 5 minutes on two CPU cores
         # The decoder's standard deviation: 1 is the textbook's half squared error. Smaller ones
         # reconstruct more sharply, but from latents that the prior misses, and whole classes are
         # then never drawn: README, results.
