@@ -37,7 +37,7 @@ class ConvTranspose(nn.Module):
     input pixel m adds x[m] w[i] to output row 2m - 1 + i, and likewise along columns. Written as
     just that, with i = 2k + p: one matrix product, then the four 2×2 blocks of taps (k, n) added
     one pixel apart, then pixels (p, q) out of the channels. No multiplication by inserted zeros,
-    and a gradient of two matrix products, where XLA:CPU takes 10 to 20 times longer for the
+    and a gradient of two matrix products, where XLA:CPU takes 8 to 20 times longer for the
     gradient of a dilated convolution.
     """
 
