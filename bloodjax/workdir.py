@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -109,7 +110,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """A path to write to that becomes `file` when the block ends well, and vanishes when not."""
-    part = file.with_name(f".{file.name}.part")
+    # the thread's number, one in the system: several processes may write the same file of a cache
+    part = file.with_name(f".{file.name}.{threading.get_native_id()}.part")
     try:
         yield part
         with part.open("rb+") as written:

@@ -1,10 +1,15 @@
 """Models and data so small that a test trains them in seconds."""
 
+import json
+
 import numpy as np
+import pytest
 
 from bloodjax import methods
 from bloodjax.data import Dataset
+from bloodjax.features.inception.weights import CONVS
 
+LIBRARIES = []  # torch forgets what it is told of a library when that is collected
 SHAPE = (8, 8, 3)
 SMALL = {
     "vae": {"latent": 4, "width": 4, "sigma": 0.2},
@@ -28,3 +33,51 @@ def cells(n=40):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (n, *SHAPE), dtype=np.uint8)
     return Dataset(images, rng.integers(0, 2, n).astype(np.int32), ("a", "b"), "test", "0" * 64)
+
+
+def inception_state(seed=0):
+    """Weights for InceptionV3 under which activations neither vanish nor explode, in torch's
+    names and layout: NumPy's PCG64 gives the same everywhere."""
+    rng = np.random.default_rng(seed)
+    state = {}
+    for name, (out, into, h, w) in CONVS.items():
+        scale = (2 / (into * h * w)) ** 0.5  # He et al. (2015)
+        drawn = {
+            "conv.weight": rng.standard_normal((out, into, h, w), np.float32) * np.float32(scale),
+            "bn.weight": rng.uniform(0.8, 1.2, out),
+            "bn.bias": rng.normal(0, 0.1, out),
+            "bn.running_mean": rng.normal(0, 0.1, out),
+            "bn.running_var": rng.uniform(0.5, 1.5, out),
+        }
+        state |= {f"{name}.{key}": value.astype(np.float32) for key, value in drawn.items()}
+    state["fc.weight"] = rng.standard_normal((1008, 2048), np.float32) * np.float32(2048**-0.5)
+    state["fc.bias"] = rng.normal(0, 0.1, 1008).astype(np.float32)
+    return state
+
+
+def write_safetensors(file, state):
+    """A weight file that needs neither torch nor safetensors."""
+    header, at = {}, 0
+    for name, array in state.items():
+        ends = [at, at + array.nbytes]
+        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": ends}
+        at = ends[1]
+    text = json.dumps(header).encode()
+    with open(file, "wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for array in state.values():
+            out.write(array.tobytes())
+
+
+def torch_reference(state):
+    """pytorch-fid's own InceptionV3 with all its taps, under the weights of `state`."""
+    torch = pytest.importorskip("torch", reason="the reference needs torch")
+    # A torchvision for CUDA beside a torch for CPUs lacks these, which nothing here calls.
+    if not hasattr(torch.ops.torchvision, "nms"):
+        LIBRARIES.append(torch.library.Library("torchvision", "DEF"))
+        for name in ("nms", "qnms"):
+            LIBRARIES[-1].define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    inception = pytest.importorskip("pytorch_fid.inception", reason="the reference is pytorch-fid")
+    tensors = {name: torch.from_numpy(a) for name, a in state.items()}
+    inception.load_state_dict_from_url = lambda *args, **kwargs: tensors
+    return inception.InceptionV3(range(4)).eval()

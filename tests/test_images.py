@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bloodjax.images import to_float, to_uint8
+from bloodjax.images import as_uint8, to_float, to_uint8
 
 
 @pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "jit"])
@@ -42,3 +42,84 @@ def test_between_two_pixels_the_nearer_one_is_taken():
 def test_what_is_out_of_range_is_clipped():
     x = np.array([-np.inf, -7, -1.0001, 1.0001, 1.01, 3, np.inf], np.float32)
     np.testing.assert_array_equal(to_uint8(x), [0, 0, 0, 255, 255, 255, 255])
+
+
+# ---- what is taken for an image
+
+
+def test_uint8_images_are_left_alone():
+    images = np.arange(120, dtype=np.uint8).reshape(2, 5, 4, 3)
+    np.testing.assert_array_equal(as_uint8(images), images)
+    assert np.shares_memory(as_uint8(images), images)
+    np.testing.assert_array_equal(as_uint8(jnp.asarray(images)), images)
+
+
+def test_grey_is_repeated_to_rgb():
+    levels = np.arange(0, 256, 51, dtype=np.uint8).reshape(1, 2, 3, 1)
+    for images in (levels, levels / 255):
+        np.testing.assert_array_equal(as_uint8(images), levels.repeat(3, axis=3))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_stored_images_come_back_from_floats(dtype):
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    out = as_uint8((images / 255).astype(dtype))
+    assert out.dtype == np.uint8
+    np.testing.assert_array_equal(out, images.repeat(3, axis=3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_halves_go_to_the_even_level(dtype):
+    images = (np.arange(255) + 0.5).astype(dtype) / dtype(255)
+    even = [level + level % 2 for level in range(255)]  # 0.5 -> 0, 1.5 -> 2, 2.5 -> 2
+    np.testing.assert_array_equal(as_uint8(images.reshape(1, 1, 255, 1))[0, 0, :, 0], even)
+
+
+def test_float16_is_rounded_once():
+    images = np.arange(0x3C01, dtype=np.uint16).view(np.float16)  # every one of [0, 1]
+    exact = [round(255 * float(x)) for x in images]  # Python's round is half to even
+    np.testing.assert_array_equal(as_uint8(images.reshape(1, 1, -1, 1))[0, 0, :, 0], exact)
+
+
+def test_floats_may_miss_the_range_by_rounding():
+    images = np.array([-1e-3, 1 + 1e-3], np.float32).reshape(1, 1, 2, 1)
+    np.testing.assert_array_equal(as_uint8(images)[0, 0, :, 0], [0, 255])
+    assert as_uint8(np.zeros((0, 28, 28, 3), np.float32)).shape == (0, 28, 28, 3)
+
+
+@pytest.mark.parametrize("low, high, found", [
+    (-1, 1, "from -1.0 to 1.0"),
+    (-0.0011, 1, "from -0.0011"),
+    (0, 1.0011, "to 1.0011"),
+    (0, 255, "from 0.0 to 255.0"),
+    (0, np.inf, "to inf"),
+    (0, np.nan, "to nan"),
+])  # fmt: skip
+def test_floats_of_another_range_are_refused(low, high, found):
+    images = np.array([low, 0.5, high, 0.5]).reshape(1, 2, 2, 1)
+    with pytest.raises(ValueError, match=rf"{found}.*\(x \+ 1\) / 2.*astype\(np.uint8\)"):
+        as_uint8(images)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 28, 28, 3), np.int32),
+        np.zeros((2, 28, 28, 3), bool),
+        np.zeros((2, 28, 28, 3), np.complex64),
+        np.zeros((2, 28, 28, 3), object),
+        np.zeros((28, 28, 3), np.uint8),
+        np.zeros((28, 28), np.float32),
+        np.zeros((2, 1, 28, 28, 3), np.uint8),
+        np.zeros((2, 28, 28, 2), np.uint8),
+        np.zeros((2, 28, 28, 4), np.float32),
+        np.zeros((2, 3, 28, 28), np.uint8),
+        np.zeros((2, 0, 28, 3), np.uint8),
+        np.zeros((2, 28, 0, 3), np.float32),
+    ],
+    ids=lambda a: f"{a.dtype}{list(a.shape)}",
+)
+def test_what_is_no_image_is_refused(images):
+    said = r"images are \w+ \[.*expected uint8 \[N, H, W, 1 or 3\].*transpose\(0, 2, 3, 1\)"
+    with pytest.raises(ValueError, match=said):
+        as_uint8(images)

@@ -1,6 +1,7 @@
 """Feature spaces in which images are compared; a further one is a further file in this folder."""
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +13,8 @@ class Extractor(NamedTuple):
     """A fixed map from images to features, with what a reader needs to name its results.
 
     Attributes:
-        name: what results are called after, e.g. "bloodnet".
+        name: what results are called after, e.g. "bloodnet"; "inception" means the published
+            weights and nothing else.
         dims: d, the number of features.
         sha256: hex digest of the weight file.
         protocol: how images are scaled and resized before the network.
@@ -30,18 +32,34 @@ class Extractor(NamedTuple):
     classify: Callable[[np.ndarray], np.ndarray] | None
     classes: tuple[str, ...]
 
+    @property
+    def distance(self) -> str:
+        """What the Fréchet distance in this space is called: "fid" for one space alone."""
+        return "fid" if self.name == "inception" else f"fd_{self.name}"
+
+
+class Unavailable(OSError):
+    """The weights are not on this machine and could not be fetched."""
+
 
 def names() -> list[str]:
-    """The feature spaces in this folder: the files that export `extractor()`."""
+    """The feature spaces in this folder: what exports `extractor()`."""
     return [m.name for m in pkgutil.iter_modules(__path__)]
 
 
 def make(name: str, **options: object) -> Extractor:
-    """The extractor called `name`; options are its own.
+    """The extractor called `name`, or "name:protocol" where there are several; options are its own.
 
     Raises:
-        ValueError: no such feature space.
+        ValueError: no such feature space or protocol.
+        Unavailable: its weights are neither here nor to be downloaded.
     """
-    if name not in names():
+    space, _, protocol = name.partition(":")
+    if space not in names():
         raise ValueError(f"features={name!r}: expected one of {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}").extractor(**options)
+    extractor = importlib.import_module(f"{__name__}.{space}").extractor
+    if protocol:
+        if "protocol" not in inspect.signature(extractor).parameters:
+            raise ValueError(f"features={name!r}: {space} has one protocol, expected {space!r}")
+        options["protocol"] = protocol
+    return extractor(**options)

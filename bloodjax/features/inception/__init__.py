@@ -1,0 +1,102 @@
+"""The features of FID: InceptionV3 with the weights that Heusel et al. (2017) took."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bloodjax.features import Extractor
+from bloodjax.features.inception import weights as files
+from bloodjax.features.inception.network import TAPS, forward
+from bloodjax.features.inception.protocols import PROTOCOLS
+from bloodjax.images import as_uint8
+
+
+def extractor(
+    protocol: str = "pytorch-fid", weights: str = "", dims: int = 2048, batch_size: int = 0
+) -> Extractor:
+    """InceptionV3 up to one of its taps, spread over all devices.
+
+    Args:
+        protocol: how images are resized and scaled: one of `PROTOCOLS`.
+        weights: a weight file; empty: found as `weights.places` says, or downloaded.
+        dims: 64, 192, 768 or 2048 features.
+        batch_size: images per device and dispatch, without influence on the features; 0: 32 on a
+            CPU, 256 on an accelerator.
+
+    The space is called "inception", and its Fréchet distance FID, only with the published weights,
+    all 2048 features and inputs in the range that those expect; else its name says what differs.
+
+    Raises:
+        ValueError: an unknown protocol or tap, or a file that does not hold the weights.
+        Unavailable: the weights are neither here nor to be downloaded.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r}: expected one of {', '.join(PROTOCOLS)}")
+    if dims not in TAPS:
+        raise ValueError(f"dims={dims}: expected one of {', '.join(map(str, TAPS))}")
+    if batch_size < 0:
+        raise ValueError(f"batch_size={batch_size}: expected at least 1, or 0 for the default")
+    sha256, params = files.load(weights)
+    differs = {
+        sha256[:8]: sha256 != files.PUBLISHED,
+        str(dims): dims != 2048,
+        protocol: protocol == "raw-range",
+    }
+    return Extractor(
+        name="-".join(["inception", *(what for what, holds in differs.items() if holds)]),
+        dims=dims,
+        sha256=sha256,
+        protocol=protocol,
+        features=compiled(params, PROTOCOLS[protocol], dims, batch_size),
+        classify=None,
+        classes=(),
+    )
+
+
+def compiled(
+    params: dict[str, np.ndarray], protocol: Callable[[Array], Array], dims: int, batch_size: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The function images [N, H, W, 1 or 3] -> float32 [N, dims], see `Extractor`."""
+    devices = jax.device_count()
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = NamedSharding(mesh, P("data"))
+    params = jax.device_put(params, NamedSharding(mesh, P()))
+    largest = batch_size or (32 if jax.default_backend() == "cpu" else 256)
+    prepare = jax.jit(protocol)  # one program for each size of images, compiled in no time
+    forward_all = jax.jit(
+        jax.shard_map(
+            lambda params, x: forward(params, x)[str(dims)],
+            mesh=mesh,
+            in_specs=(P(), P("data")),
+            out_specs=P("data"),
+        )
+    )
+
+    def features(images: np.ndarray) -> np.ndarray:
+        images = as_uint8(images)
+        out = np.empty((len(images), dims), np.float32)
+        # One size for every batch: one compilation. A few images do not pay for a full batch.
+        batch = devices * min(largest, 1 << (-(-len(images) // devices) - 1).bit_length())
+        running: list[tuple[int, Array]] = []
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            filler = np.zeros((batch - len(part), *part.shape[1:]), np.uint8)
+            x = prepare(jax.device_put(np.concatenate([part, filler]), spread))
+            running.append((start, forward_all(params, x)))
+            if len(running) == 2:  # the next batch is under way while this one is fetched
+                store(out, *running.pop(0))
+        for start, y in running:
+            store(out, start, y)
+        return out
+
+    return features
+
+
+def store(out: np.ndarray, start: int, y: Array) -> None:
+    """Fetch a batch from the devices into its rows of `out`, without what filled it up."""
+    rows = out[start : start + len(y)]
+    rows[:] = np.asarray(y)[: len(rows)]

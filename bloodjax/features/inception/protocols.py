@@ -1,0 +1,84 @@
+"""What an image goes through before InceptionV3: each protocol's resizing and scaling.
+
+The same images score differently under different protocols, so every result names its own. All
+resizing here is separable and linear: two small matrices per image size, one for each axis.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+SIDE = 299
+
+
+def pytorch_fid(x: Array) -> Array:
+    """pytorch-fid 0.3: torch's bilinear, [0, 255] -> [-1, 1]."""
+    return 2 * resample(x, half_pixel) / 255 - 1
+
+
+def torch_fidelity(x: Array) -> Array:
+    """torch-fidelity 0.4 and the TensorFlow graph of 2015-12-05: TF1's bilinear, (x - 128)/128."""
+    return (resample(x, asymmetric) - 128) / 128
+
+
+def clean(x: Array) -> Array:
+    """clean-fid's `clean` (Parmar et al., 2022): Pillow's bicubic on floats, clipped but not
+    rounded, (x - 128)/128."""
+    return (jnp.clip(resample(x, bicubic), 0, 255) - 128) / 128
+
+
+def raw_range(x: Array) -> Array:
+    """Images in [-1, 1] given to pytorch-fid, which takes them for [0, 1] and makes [-3, 1] of
+    them: a common mistake, here only to explain numbers published with it."""
+    return 2 * (resample(x, half_pixel) / 127.5 - 1) - 1
+
+
+# name -> images [N, H, W, 3] of whole numbers 0..255, any dtype -> what the network expects,
+# [N, 299, 299, 3] float32, or float64 where x64 is enabled
+PROTOCOLS: Mapping[str, Callable[[Array], Array]] = {
+    "pytorch-fid": pytorch_fid,
+    "torch-fidelity": torch_fidelity,
+    "clean": clean,
+    "raw-range": raw_range,
+}
+
+
+def resample(x: Array, matrix: Callable[[int], np.ndarray]) -> Array:
+    """[N, H, W, C] -> [N, 299, 299, C]: by matrix(H) along the rows, matrix(W) along columns."""
+    x = jnp.asarray(x, float)
+    rows, columns = (jnp.asarray(matrix(size), x.dtype) for size in x.shape[1:3])
+    return jnp.einsum("ih,nhwc,jw->nijc", rows, x, columns, precision=lax.Precision.HIGHEST)
+
+
+def half_pixel(size: int) -> np.ndarray:
+    """[299, size]: torch's bilinear with align_corners=False, not antialiased when shrinking."""
+    return bilinear(size, 0.5)
+
+
+def asymmetric(size: int) -> np.ndarray:
+    """[299, size]: TensorFlow 1's bilinear, corner on corner: what it enlarges moves up and left
+    by nearly half a pixel."""
+    return bilinear(size, 0.0)
+
+
+def bilinear(size: int, centre: float) -> np.ndarray:
+    """[299, size] weights of the two nearest pixels, where pixel i has its middle at i + centre.
+
+    The originals keep ratio and positions in float32. At 640 pixels that is worth 0.02 of 255
+    grey levels, so it is kept here.
+    """
+    ratio = float(np.float32(size / SIDE))
+    at = np.float32((np.arange(SIDE) + centre) * ratio - centre).clip(0, size - 1)
+    return np.maximum(0, 1 - abs(np.float64(at)[:, None] - np.arange(size)))
+
+
+def bicubic(size: int) -> np.ndarray:
+    """[299, size]: Pillow's bicubic, Keys (1981) with a = -1/2, widened when shrinking."""
+    ratio = size / SIDE
+    at = (np.arange(SIDE) + 0.5) * ratio - 0.5
+    x = abs(at[:, None] - np.arange(size)) / max(ratio, 1)
+    near, far = (1.5 * x - 2.5) * x**2 + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    return weights / weights.sum(axis=1, keepdims=True)
