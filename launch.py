@@ -36,7 +36,8 @@ def main(argv: list[str]) -> None:
     free = MODE.value if MODE.value in ("sample", "score") else ""
     train.check(seeds=config["seeds"], **config["train"])
     sample.check(method, **config["sample"])
-    score.check(**config["score"])
+    if MODE.value in ("run", "score"):  # may download weights
+        score.check(**config["score"])
     workdir.claim(folder, config, dataset, free)
 
     match MODE.value:

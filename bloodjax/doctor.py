@@ -5,7 +5,9 @@ from rich.table import Table
 
 from bloodjax import features
 from bloodjax.data import bloodmnist
+from bloodjax.features.inception import weights
 from bloodjax.progress import console
+from bloodjax.score import title
 from bloodjax.workdir import environment
 
 
@@ -20,7 +22,20 @@ def run() -> None:
     for how, place, there in bloodmnist.places():
         table.add_row(f"BloodMNIST: {how}", f"{'found' if there else 'not there'}: {place}")
     table.add_section()
+    for how, place, there in weights.places():
+        table.add_row(f"Inception: {how}", f"{'found' if there else 'not there'}: {place}")
+    table.add_section()
     for name in features.names():
-        extractor = features.make(name)
-        table.add_row(f"features: {name}", f"{extractor.dims}-d, sha256 {extractor.sha256[:8]}")
+        table.add_row(f"features: {name}", space(name))
     console.print(table)
+
+
+def space(name: str) -> str:
+    """A feature space's size and weights, or what stands in its way; downloads nothing."""
+    if name == "inception" and not any(there for _, _, there in weights.places()):
+        return "no weights here: FID will try to download them"
+    try:
+        extractor = features.make(name)
+    except (features.Unavailable, ValueError) as error:
+        return str(error)
+    return f"{extractor.dims}-d, sha256 {extractor.sha256[:8]}: {title(extractor.distance)}"

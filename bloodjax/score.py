@@ -1,7 +1,8 @@
 """The score stage: a run's samples against real images, in every feature space asked for."""
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,40 +11,19 @@ from rich.table import Table
 
 from bloodjax import features as spaces
 from bloodjax.data import Dataset
-from bloodjax.distance import Moments, floor, frechet
+from bloodjax.embedding import embed, embed_dataset, shuffled
 from bloodjax.features import Extractor
+from bloodjax.measures import Real, by_class, of_reals, of_samples
 from bloodjax.progress import console, progress
 from bloodjax.workdir import write_text
 
-CHUNK = 512  # images per call of an extractor: how often the bar moves
 SUBSET_SEED = 0  # the real images drawn are the same for every run, so that runs compare
+JUDGE = "bloodnet"  # the space whose classifier says which class an image is of
 TITLES = {"bloodnet": "BloodNet", "inception": "Inception"}
-
-
-def class_shares(
-    classify: Callable[[np.ndarray], np.ndarray],
-    classes: tuple[str, ...],
-    real: np.ndarray,
-    fake: np.ndarray,
-) -> dict[str, dict[str, float]]:
-    """The share of images that a classifier puts in each class: {class: {"real", "fake"}}.
-
-    The same classifier judges both, so that its own errors are on both sides. It must put
-    everything somewhere: pictures of no cell at all count as the class they resemble most.
-
-    Args:
-        classify: float32 [n, d] features -> [n, K] probabilities.
-        classes: the K class names.
-        real, fake: features, float32 [n, d].
-    """
-    shares = [
-        np.bincount(classify(x).argmax(axis=1), minlength=len(classes)) / len(x)
-        for x in (real, fake)
-    ]
-    return {
-        name: {"real": float(r), "fake": float(f)}
-        for name, r, f in zip(classes, *shares, strict=True)
-    }
+# what is averaged over seeds, value (the Fréchet distance) first
+AVERAGED = "value infinity kid precision recall density coverage memorised".split()
+# what stands beside the value on a terminal: key -> heading
+SHORT = {"kid": "KID ×10³", "precision": "prec.", "recall": "recall", "coverage": "cover."}
 
 
 class Samples(NamedTuple):
@@ -62,6 +42,10 @@ class Samples(NamedTuple):
     step: int
     trace: np.ndarray
     trace_name: str
+
+    def digest(self, s: int) -> str:
+        """sha256 hex of the images of the s-th seed."""
+        return hashlib.sha256(np.ascontiguousarray(self.images[s])).hexdigest()
 
 
 def read_samples(workdir: Path, dataset: Dataset) -> Samples:
@@ -86,28 +70,48 @@ def read_samples(workdir: Path, dataset: Dataset) -> Samples:
     return samples
 
 
-def check(*, features: tuple[str, ...], count: int) -> None:
+def available(features: Sequence[str]) -> list[Extractor]:
+    """The feature spaces that can be had here; the others are named on the console.
+
+    Raises:
+        ValueError: an unknown space, or none that can be had.
+    """
+    found = []
+    for name in ",".join(features).split(","):  # a flag's "a,b" arrives as one name
+        try:
+            found.append(spaces.make(name))
+        except spaces.Unavailable as error:
+            console.print(f"scores go on without {name}: {error}", markup=False, soft_wrap=True)
+    if not found:
+        raise ValueError(f"score.features={','.join(features)}: none is available; add {JUDGE}")
+    return found
+
+
+def check(*, features: Sequence[str], count: int, draws: int) -> None:
     """Refuse, before any work, what `run` could not do: ValueError naming the value."""
-    for name in features:
-        spaces.make(name)
     if count < 2:
         raise ValueError(f"score.count={count}: expected at least 2, a covariance needs as many")
+    if draws < 1:
+        raise ValueError(f"score.draws={draws}: expected at least 1")
+    available(features)
 
 
 def run(
     workdir: Path,
     dataset: Dataset,
     *,
-    features: tuple[str, ...] = ("bloodnet",),
+    features: Sequence[str] = (JUDGE,),
     count: int = 10_000,
+    draws: int = 5,
 ) -> dict[str, Any]:
     """Score each seed's samples against the data and write scores.json.
 
     Args:
         workdir: the run's folder, with samples.npz.
         dataset: the real images; `count` of them are drawn, the same ones for every run.
-        features: the feature spaces to compare in.
+        features: the feature spaces to compare in, "name" or "name:protocol".
         count: images on each side; all there are where there are fewer (n_real, n_fake say so).
+        draws: sets of real images that one model is compared with, for the σ of that choice.
 
     Returns:
         What scores.json holds: {"scores": one object per seed and space, "summary": one per space}.
@@ -115,27 +119,34 @@ def run(
     samples = read_samples(workdir, dataset)
     fakes = samples.images[:, :count]
     # twice `count`, so that the floor is measured on sets as near as can be to the score's own size
-    pool = np.random.default_rng(SUBSET_SEED).permutation(len(dataset.images))[: 2 * count]
-    scores = []
-    total = len(features) * (len(pool) + fakes.shape[0] * fakes.shape[1])
+    n = min(2 * count, len(dataset.images))
+    extractors, judge = available(features), spaces.make(JUDGE)
+    judges = [judge] if judge.classes == dataset.classes else []
+    scores, total = [], (len(extractors) + len(judges)) * (n + fakes.shape[0] * fakes.shape[1])
     with progress("score", total) as advance:
-        for name in features:
-            extractor = spaces.make(name)
-            real = embed(extractor, dataset.images[pool], advance)
+        labels = [classes_of(judge, dataset, fakes, n, count, advance) for judge in judges]
+        for extractor in extractors:
+            train = embed_dataset(extractor, dataset, SUBSET_SEED, n, advance)
+            real = Real.of(train[:count], train, draws)
             common = {
                 "step": samples.step,
                 "features": extractor.name,
-                "name": f"fd_{extractor.name}",  # FID: the published Inception weights' alone
-                "floor": floor(real, count, SUBSET_SEED),
-                "floor_n": min(count, len(real) // 2),
+                "name": extractor.distance,
+                **of_reals(train, count),
                 "protocol": extractor.protocol,
                 "extractor_sha256": extractor.sha256,
                 "dataset": dataset.name,
                 "dataset_digest": dataset.digest,
             }
-            judge = measures(extractor, dataset.classes, real[:count])
-            for seed, images in zip(samples.seeds.tolist(), fakes, strict=True):
-                scores.append({"seed": seed} | common | judge(embed(extractor, images, advance)))
+            for s, seed in enumerate(samples.seeds.tolist()):
+                fake = embed(extractor, fakes[s], advance)
+                own = of_samples(real, fake, shuffled(dataset, SUBSET_SEED)[:n])
+                own["classes"] = None
+                for real_labels, fake_labels in labels:
+                    sides = (real.features, real_labels), (fake, fake_labels[s])
+                    own["classes"] = by_class(dataset.classes, *sides)
+                about = {"seed": seed, "samples_sha256": samples.digest(s)}
+                scores.append(about | common | own)
     result = {"scores": scores, "summary": summarize(scores)}
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(Path(workdir) / "scores.json", text + "\n")
@@ -143,56 +154,57 @@ def run(
     return result
 
 
-def measures(
-    extractor: Extractor, classes: tuple[str, ...], real: np.ndarray
-) -> Callable[[np.ndarray], dict[str, Any]]:
-    """Fake features, float32 [n, d] -> one seed's figures; a further measure is one entry more.
-
-    Args:
-        classes: the data's; shares are counted if the extractor tells the same ones apart.
-        real: features, float32 [n, d].
-    """
-    moments = Moments.of(real)
-    classify = extractor.classify if extractor.classes == classes else None
-    return lambda fake: {
-        "value": frechet(moments, Moments.of(fake)),
-        "n_real": len(real),
-        "n_fake": len(fake),
-        "classes": classify and class_shares(classify, classes, real, fake),
-    }
-
-
-def embed(extractor: Extractor, images: np.ndarray, advance: Callable[..., None]) -> np.ndarray:
-    """uint8 [N, H, W, C] -> float32 [N, d], chunk by chunk."""
-    parts = []
-    for start in range(0, len(images), CHUNK):
-        parts.append(extractor.features(images[start : start + CHUNK]))
-        advance(len(parts[-1]), extractor.name)
-    return np.concatenate(parts)
+def classes_of(
+    judge: Extractor,
+    dataset: Dataset,
+    fakes: np.ndarray,
+    n: int,
+    count: int,
+    advance: Callable[..., None],
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The classes that `judge` sees: of the first `count` of `n` real images, and each seed's."""
+    real = embed_dataset(judge, dataset, SUBSET_SEED, n, advance)[:count]
+    sets = [real, *(embed(judge, images, advance) for images in fakes)]
+    real_labels, *fake_labels = (judge.classify(x).argmax(axis=1) for x in sets)
+    return real_labels, fake_labels
 
 
 def summarize(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and population standard deviation over seeds, one object per measure."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    """Mean and population standard deviation over seeds, one object per space."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for score in scores:
-        groups.setdefault(score["name"], []).append(score)
+        groups.setdefault((score["name"], score["protocol"]), []).append(score)
     return [
         {
             "features": group[0]["features"],
             "name": name,
+            "protocol": protocol,
             "seeds": len(group),
-            "mean": float(np.mean([s["value"] for s in group])),
-            "std": float(np.std([s["value"] for s in group])),
+            **over([s["value"] for s in group]),
+            "draws": {
+                "n": group[0]["draws"]["n"],
+                "std": float(np.mean([s["draws"]["std"] for s in group])),
+            },
             "floor": group[0]["floor"],
+            **{key: over([s[key] for s in group]) for key in AVERAGED[1:]},
         }
-        for name, group in groups.items()
+        for (name, protocol), group in groups.items()
     ]
 
 
-def title(name: str) -> str:
-    """A measure's name for people: "fd_bloodnet" -> "FD-BloodNet"."""
+def over(values: list[float | None]) -> dict[str, float | None]:
+    """Mean and population standard deviation; None where a value is missing."""
+    if None in values:
+        return {"mean": None, "std": None}
+    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
+
+
+def title(name: str, protocol: str = "") -> str:
+    """A measure's name for people: "fd_bloodnet" -> "FD-BloodNet"; FID with another protocol than
+    pytorch-fid's has that one's name behind it."""
     kind, _, space = name.partition("_")
-    return "-".join(filter(None, (kind.upper(), TITLES.get(space, space))))
+    other = f" ({protocol})" if name == "fid" and protocol != "pytorch-fid" else ""
+    return "-".join(filter(None, (kind.upper(), TITLES.get(space, space)))) + other
 
 
 def show(value: float, like: float | None = None) -> str:
@@ -207,12 +219,31 @@ def spread(summary: dict[str, Any]) -> str:
     return f"{mean} ± {show(summary['std'], summary['mean'])}" if summary["seeds"] > 1 else mean
 
 
+def means(summary: dict[str, Any]) -> str:
+    """The two σ that published tables mix: over trained models, and over draws of real images."""
+    n, std = summary["draws"]["n"], show(summary["draws"]["std"], summary["mean"])
+    drawn = f"σ {std} over {n} draws of the real images"
+    if summary["seeds"] == 1:
+        return f"one seed; {drawn}"
+    return f"mean ± population σ over {summary['seeds']} seeds; {drawn}"
+
+
 def as_table(result: dict[str, Any]) -> Table:
     """The scores for a terminal."""
-    table = Table("seed", "measure", "value", "floor", "n real / fake", title="lower is better")
+    head = "seed", "measure", "value", "floor", *SHORT.values(), "n real / fake"
+    table = Table(*head, title="values and KID: lower is better")
     for s in result["scores"]:
-        row = title(s["name"]), show(s["value"]), show(s["floor"])
-        table.add_row(str(s["seed"]), *row, f"{s['n_real']:,} / {s['n_fake']:,}")
+        row = title(s["name"], s["protocol"]), show(s["value"]), show(s["floor"])
+        others = (short(key, s[key]) for key in SHORT)
+        table.add_row(str(s["seed"]), *row, *others, f"{s['n_real']:,} / {s['n_fake']:,}")
     for s in (s for s in result["summary"] if s["seeds"] > 1):
-        table.add_row("mean", title(s["name"]), spread(s), show(s["floor"]))
+        others = (short(key, s[key]["mean"]) for key in SHORT)
+        table.add_row("mean", title(s["name"], s["protocol"]), spread(s), show(s["floor"]), *others)
     return table
+
+
+def short(key: str, value: float | None) -> str:
+    """A measure beside the Fréchet distance, in a few characters."""
+    if value is None:
+        return "-"
+    return f"{1000 * value:.3g}" if key == "kid" else f"{value:.3f}"

@@ -29,8 +29,10 @@ def base(name: str) -> ConfigDict:
                 "chunk": 250,  # images per dispatch and device: memory, nothing else
             },
             "score": {
-                "features": ("bloodnet",),  # feature spaces, see bloodjax/features
+                # feature spaces, see bloodjax/features; "inception:clean" is another protocol
+                "features": ("bloodnet", "inception"),
                 "count": 10_000,  # real images to compare with: the paper's
+                "draws": 5,  # of the real images for one model's σ: the paper's five
             },
         }
     )

@@ -26,5 +26,5 @@ def get_config(variant: str | None = None) -> ConfigDict:
         config.data.source = "auto"
         config.train.epochs = 4
         config.sample.count = 1000
-        config.score.count = 1000
+        config.score.update({"features": ("bloodnet",), "count": 1000})  # nothing to download
     return config

@@ -37,7 +37,32 @@ SCORE = {
     "extractor_sha256": "ef" * 32,
     "dataset": "bloodmnist",
     "dataset_digest": "cd" * 32,
-    "classes": {name: {"real": 0.25, "fake": 0.5 * (i < 2)} for i, name in enumerate(CLASSES)},
+    "classes": {
+        name: {"real": 0.25, "fake": 0.5 * (i < 2), "distance": 31.0 if i < 2 else None}
+        for i, name in enumerate(CLASSES)
+    },
+    "infinity": 11.5,
+    "draws": {"n": 5, "mean": 12.6, "std": 0.125},
+    "kid": 0.0456,
+    "kid_std": 0.003,
+    "precision": 0.75,
+    "recall": 0.5,
+    "density": 0.625,
+    "coverage": 0.375,
+    "memorised": 0.0625,
+    "closest": [{"sample": i, "train": 59 - i, "distance": 1.0, "ratio": 0.5 + i} for i in (2, 7)],
+    "real": {
+        "value": 0.25,
+        "kid": 0.0001,
+        "kid_std": 0.0001,
+        "precision": 0.9,
+        "recall": 0.91,
+        "density": 0.97,
+        "coverage": 0.98,
+        "memorised": 0.4375,
+        "n_real": 8546,
+        "n_fake": 8546,
+    },
 }
 SCORES = {
     "scores": [{"seed": 3, "value": 12.5} | SCORE, {"seed": 4, "value": 13.5} | SCORE],
@@ -45,10 +70,17 @@ SCORES = {
         {
             "features": "bloodnet",
             "name": "fd_bloodnet",
+            "protocol": "as is | or not",
             "seeds": 2,
             "mean": 13.0,
             "std": 0.5,
+            "draws": {"n": 5, "std": 0.125},
             "floor": 0.25,
+            "infinity": {"mean": 11.5, "std": 0.1},
+            **{
+                key: {"mean": SCORE[key], "std": 0.1}
+                for key in ("kid", "precision", "recall", "density", "coverage", "memorised")
+            },
         }
     ],
 }
@@ -79,7 +111,10 @@ def put(folder, shape=(28, 28, 3), seeds=(3, 4), n=40, trace=(7, 5), config=CONF
     lines = [a_line(seed, step) for step in range(1, 101) for seed in seeds]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "scores.json").write_text(json.dumps(scores))
+    if scores:
+        of_each = dict(zip(seeds, (hashlib.sha256(x).hexdigest() for x in images), strict=True))
+        own = [s | {"samples_sha256": of_each.get(s["seed"])} for s in scores["scores"]]
+        (folder / "scores.json").write_text(json.dumps(scores | {"scores": own}))
 
 
 class Page(HTMLParser):
@@ -112,18 +147,19 @@ def workdir(tmp_path):
 def test_everything_is_written(workdir):
     path = report.run(workdir, a_dataset())
     assert path == workdir / "report" / "index.html"
-    names = {"index.html", "table.md", "samples.png", "curves.png", "classes.png", "denoising.png"}
-    assert {p.name for p in path.parent.iterdir()} == names
+    pictures = {f"{name}.png" for name in ("samples", "closest", "curves", "classes", "denoising")}
+    assert {p.name for p in path.parent.iterdir()} == {"index.html", "table.md"} | pictures
 
 
 def test_the_page_stands_alone(workdir):
     page = Page(report.run(workdir, a_dataset()))
-    assert len(page.images) == 4
+    assert len(page.images) == 5
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert not {"script", "link", "iframe", "b>"} & set(page.tags)
     for word in ("url(", "@import", "http:", "https:"):
         assert word not in page.source
-    for image, name in zip(page.images, ("samples", "denoising", "curves", "classes"), strict=True):
+    names = ("samples", "denoising", "closest", "curves", "classes")
+    for image, name in zip(page.images, names, strict=True):
         data = b64decode(image["src"].partition(",")[2])
         assert data == (workdir / "report" / f"{name}.png").read_bytes()
         assert "DDPM on BloodMNIST" in image["alt"]
@@ -136,10 +172,13 @@ def test_the_page_says_what_was_found(workdir):
         "FD-BloodNet 13.00 ± 0.50 floor 0.2500",
         "between 9,000 generated and 10,000 real images",
         "8,546 real images",
-        "population σ of 2 seeds",
+        "population σ over 2 seeds; σ 0.12 over 5 draws of the real images",
         "Lower is better",
         "This is not FID",
-        "plain 25.0% 0.0%",
+        "plain 25.0% 0.0% -",
+        r"cells 25.0% 50.0% 31.00",
+        "diffusion 423.70 ± 0.64",
+        "Only a FID compares with it",
         "train.epochs 20",
         "seeds 3, 4",
         "jax 0.12.0",
@@ -175,12 +214,38 @@ def test_the_table(workdir):
     lines = (workdir / "report" / "table.md").read_text("utf-8").splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert lines[0] == "# DDPM on BloodMNIST"
+    others = "0.12 | 11.50 | 0.2500 | 45.6 | 0.750 | 0.500 | 0.625 | 0.375 | 0.062"
     assert rows[2] == (
-        "| 3 | FD-BloodNet | 12.50 | 0.2500 | 8,546 | 10,000 | 9,000 | 2,680 | "
+        f"| 3 | FD-BloodNet | 12.50 | {others} | 10,000 | 9,000 | 8,546 | 2,680 | "
         r"BloodMNIST cdcdcdcdcdcd | as is \| or not | efefefefefef |"
     )
-    assert rows[4].startswith("| mean of 2 | FD-BloodNet | 13.00 ± 0.50 | 0.2500 |")
-    assert {row.replace(r"\|", "").count("|") for row in rows} == {12}
+    assert rows[4].startswith(f"| mean of 2 | FD-BloodNet | 13.00 ± 0.50 | {others} |")
+    alike = (
+        "| 0.2500 |  |  |  | 0.1 | 0.900 | 0.910 | 0.970 | 0.980 | 0.438 | 8,546 | 8,546 | 8,546"
+    )
+    assert rows[5].startswith(f"| other real images | FD-BloodNet {alike} |")
+    assert {row.replace(r"\|", "").count("|") for row in rows[:6]} == {20}
+    assert rows[-1] == "| diffusion | 423.70 ± 0.64 |"
+
+
+def test_the_studys_table_stands_beside_its_own_data_alone(tmp_path):
+    put(tmp_path)
+    page = Page(report.run(tmp_path, a_dataset(name="pathmnist")))
+    assert "423.70" not in page.text
+    assert "423.70" not in (tmp_path / "report" / "table.md").read_text("utf-8")
+
+
+def test_samples_stand_above_their_nearest_training_images(workdir, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        figures, "mosaic", lambda about, blocks, *sizes: seen.update({sizes: blocks}) or b"png"
+    )
+    report.run(workdir, a_dataset())
+    (caption, pairs), (second, _) = seen[(2, 1)]
+    assert "seed 3: ratios 2.50, 7.50" in caption and "seed 4" in second
+    with np.load(workdir / "samples.npz") as file:
+        expected = [*file["images"][0, [2, 7]], *a_dataset().images[[57, 52]]]
+    np.testing.assert_array_equal(pairs, expected)
 
 
 @pytest.mark.parametrize("where", ["data", "config"])
@@ -194,8 +259,8 @@ def test_synthetic_cells_are_called_so_everywhere(tmp_path, monkeypatch, where):
     dataset = a_dataset(name="synthetic" if where == "data" else "bloodmnist")
     page = Page(report.run(tmp_path, dataset))
     label = "synthetic cells, not BloodMNIST"
-    assert len(titles) == 4
-    assert sum(label in words for words in titles) == (4 if where == "data" else 3)
+    assert len(titles) == 5
+    assert sum(label in words for words in titles) == (5 if where == "data" else 4)
     assert page.text.startswith(f"DDPM on {label} DDPM on {label}")
     assert "No number here says anything about blood" in page.text
     assert label in (tmp_path / "report" / "table.md").read_text("utf-8").splitlines()[0]
@@ -211,7 +276,7 @@ def test_real_and_every_seed_are_shown(workdir, monkeypatch):
     png = figures.png
     monkeypatch.setattr(figures, "png", lambda figure: seen.append(words_in(figure)) or png(figure))
     report.run(workdir, a_dataset())
-    samples, denoising, curves, classes = seen
+    samples, denoising, _, curves, classes = seen
     for words in ("real", "generated, seed 3, step 2,680", "generated, seed 4"):
         assert words in samples
     assert "seed 3" in denoising
@@ -240,7 +305,7 @@ def find(picture, row):
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (64, 64, 3), (5, 9, 1), (224, 224, 3)])
 def test_other_shapes(tmp_path, shape):
-    put(tmp_path, shape, seeds=(0,), n=3, trace=(1, 2))
+    put(tmp_path, shape, seeds=(0,), n=3, trace=(1, 2), scores=None)
     path = report.run(tmp_path, a_dataset(shape))
     for name in ("samples", "classes", "denoising"):
         Image.open(path.parent / f"{name}.png").verify()
@@ -272,6 +337,15 @@ def test_what_is_missing_is_named(workdir, missing, words):
     assert ("Not scored yet" in table) == (missing == "scores.json")
 
 
+def test_scores_of_other_samples_are_left_out(tmp_path, capsys):
+    put(tmp_path, n=40)
+    scores = (tmp_path / "scores.json").read_bytes()
+    put(tmp_path, n=39)
+    (tmp_path / "scores.json").write_bytes(scores)
+    assert "Not scored" in Page(report.run(tmp_path, a_dataset())).text
+    assert "of other samples" in capsys.readouterr().err
+
+
 def test_a_run_without_samples_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="--mode=sample"):
         report.run(tmp_path, a_dataset())
@@ -279,7 +353,8 @@ def test_a_run_without_samples_is_refused(tmp_path):
 
 
 def test_a_run_without_trace_or_classes(tmp_path):
-    scores = {**SCORES, "scores": [s | {"classes": None} for s in SCORES["scores"]]}
+    without = {"classes": None, "closest": []}
+    scores = {**SCORES, "scores": [s | without for s in SCORES["scores"]]}
     put(tmp_path, trace=(0, 0), scores=scores)
     page = Page(report.run(tmp_path, a_dataset()))
     assert len(page.images) == 3 and "The share of each class" not in page.text
@@ -291,7 +366,7 @@ def test_one_seed_has_no_spread(tmp_path):
     put(tmp_path, seeds=(3,), scores={"scores": SCORES["scores"][:1], "summary": summary})
     page = Page(report.run(tmp_path, a_dataset()))
     assert "FD-BloodNet 13.00 floor" in page.text and "one seed" in page.text
-    assert "±" not in page.text and "mean of" not in page.text
+    assert "13.00 ±" not in page.text and "mean of" not in page.text
 
 
 def test_a_second_run_writes_the_same_bytes(workdir):
@@ -317,7 +392,7 @@ def test_curves_survive_a_diverged_run(workdir):
     lines += [json.dumps({"seed": 4, "step": 1, "late": math.nan})]
     (workdir / "metrics.jsonl").write_text("\n".join(lines))
     assert list(metrics.read(workdir / "metrics.jsonl")) == ["kl", "late", "loss"]
-    assert len(Page(report.run(workdir, a_dataset())).images) == 4
+    assert len(Page(report.run(workdir, a_dataset())).images) == 5
 
 
 def test_the_smooth_line_is_the_mean_of_its_neighbours():

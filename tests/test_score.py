@@ -145,14 +145,6 @@ def test_floor_of_equal_sets_falls_with_their_size():
     assert large == pytest.approx(small / 10, rel=0.3)  # both its terms go as 1 / n
 
 
-def test_class_shares_count_the_most_probable_class():
-    real = np.eye(3)[[0, 0, 1, 2]]
-    fake = np.eye(3)[[2, 2, 2, 2, 1]]
-    shares = score.class_shares(lambda x: x / 2, ("a", "b", "c"), real, fake)
-    assert shares["a"] == {"real": 0.5, "fake": 0.0}
-    assert shares["c"] == {"real": 0.25, "fake": 0.8}
-
-
 @pytest.mark.parametrize(
     "value, like, text",
     [
@@ -167,7 +159,8 @@ def test_show(value, like, text):
 
 
 def test_names_for_people():
-    assert [score.title(n) for n in ("fd_bloodnet", "fid")] == ["FD-BloodNet", "FID"]
+    names = ("fd_bloodnet", "as is"), ("fid", "pytorch-fid"), ("fid", "clean")
+    assert [score.title(*n) for n in names] == ["FD-BloodNet", "FID", "FID (clean)"]
 
 
 # ---- the stage
@@ -209,8 +202,9 @@ def put_samples(folder, images, seeds):
 
 
 @pytest.fixture
-def workdir(tmp_path, monkeypatch):
+def workdir(tmp_path, monkeypatch, tmp_path_factory):
     monkeypatch.setattr(features, "make", extractor)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     put_samples(
         tmp_path, rng(2).integers(0, 200, (2, 50, 4, 4, 3), dtype=np.uint8), [5, 4294967295]
     )
@@ -257,7 +251,10 @@ def test_run_takes_all_there_are_and_says_so(workdir):
 
 def test_run_sees_the_real_images_once(workdir):
     score.run(workdir, a_dataset(90), count=40)
-    assert sum(CALLS) == 80 + 2 * 40  # 2 count real images for score and floor; 40 fakes a seed
+    # 2 count real images for score and floor; 40 fakes a seed, for the classes and for the score
+    assert sum(CALLS) == 80 + 2 * 2 * 40
+    score.run(workdir, a_dataset(90), count=40)
+    assert sum(CALLS) == 80 + 2 * 2 * 2 * 40
 
 
 def test_run_is_deterministic_and_its_real_images_do_not_depend_on_the_seed(workdir):
@@ -270,7 +267,9 @@ def test_run_is_deterministic_and_its_real_images_do_not_depend_on_the_seed(work
     assert [s["value"] for s in other["scores"]] == [s["value"] for s in once["scores"]]
 
 
-@pytest.mark.parametrize("change", [{"classify": None}, {"classes": ("light", "dark")}])
+@pytest.mark.parametrize(
+    "change", [{"classify": None, "classes": ()}, {"classes": ("light", "dark")}]
+)
 def test_run_counts_no_classes_it_cannot_tell(workdir, monkeypatch, change):
     monkeypatch.setattr(features, "make", lambda name: extractor(name, **change))
     assert score.run(workdir, a_dataset())["scores"][0]["classes"] is None

@@ -1,5 +1,6 @@
 """What a run looks like: a table, pictures, curves and one HTML page that needs nothing else."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,39 @@ from bloodjax.data import Dataset
 from bloodjax.progress import console
 from bloodjax.report import figures
 from bloodjax.report.page import page
-from bloodjax.score import read_samples, show, spread, title
+from bloodjax.score import AVERAGED, Samples, read_samples, short, show, spread, title
 from bloodjax.workdir import read_json, replacing, write_text
 
 DATA = {"bloodmnist": "BloodMNIST", "synthetic": "synthetic cells, not BloodMNIST"}
 METHODS = {"gan": "DCGAN"}
+# the scores of a row after its value, and what they are of; key -> heading
+COLUMNS = {
+    "draws": "σ of draws",
+    "infinity": "n → ∞",
+    "floor": "floor",
+    "kid": "KID ×10³",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "memorised": "memorised",
+}
+SOURCE = "n real, n fake, floor n, step, data, protocol, extractor".split(", ")
+NOTES = (
+    "Value, floor and KID: lower is better; ± is the population σ over seeds, σ of draws that over "
+    "draws of the real images for one model. Precision, recall, density and coverage: higher is "
+    "better. Memorised: the share of samples nearer to a training image than that is to any other."
+)
+STUDY = (
+    "Published by the study (FID of 10,000 samples against 10,000 real images, mean ± σ of five "
+    "runs; software and input range not stated). Only a FID compares with it."
+)
+TABLE_1 = (
+    ("method", "FID"),
+    ("VAE", "201.73 ± 0.23"),
+    ("GAN", "180.57 ± 0.71"),
+    ("diffusion", "423.70 ± 0.64"),
+)
 
 
 def run(workdir: Path, dataset: Dataset) -> Path:
@@ -29,29 +58,40 @@ def run(workdir: Path, dataset: Dataset) -> Path:
     samples = read_samples(workdir, dataset)
     files = (workdir / "config.json", workdir / "scores.json")
     info, scores = (read_json(file) if file.exists() else {} for file in files)
+    if not of_these(scores, samples):
+        console.print("scores.json is of other samples and left out: score again, --mode=score")
+        scores = {}
     about = heading(info, dataset, workdir.resolve().name)
     pictures = {
         "samples": figures.draw_samples(about, samples, dataset),
         samples.trace_name: figures.draw_trace(about, samples),
+        "closest": figures.draw_closest(about, samples, dataset, scores),
         "curves": figures.draw_curves(about, metrics.read(workdir / "metrics.jsonl")),
         "classes": figures.draw_classes(
             f"The data: {DATA.get(dataset.name, dataset.name)}", dataset
         ),
     }
     pictures = {name: data for name, data in pictures.items() if data}
-    table = rows(scores)
+    table, published = rows(scores), dataset.name == "bloodmnist"
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
     for name, data in pictures.items():
         with replacing(folder / f"{name}.png") as part:
             part.write_bytes(data)
-    write_text(folder / "table.md", markdown(about, table))
+    write_text(folder / "table.md", markdown(about, table, published))
+    tables = {NOTES: table} | ({STUDY: TABLE_1} if published else {})
     write_text(
         folder / "index.html",
-        page(about, DATA["synthetic"] in about, info, scores, table, pictures),
+        page(about, DATA["synthetic"] in about, info, scores, tables, pictures),
     )
     console.print(f"report: {folder / 'index.html'}", markup=False)
     return folder / "index.html"
+
+
+def of_these(scores: dict[str, Any], samples: Samples) -> bool:
+    """Whether the scores are those of the samples."""
+    own = {(int(seed), samples.digest(s)) for s, seed in enumerate(samples.seeds)}
+    return {(s["seed"], s.get("samples_sha256")) for s in scores.get("scores", ())} <= own
 
 
 def heading(info: dict[str, Any], dataset: Dataset, fallback: str) -> str:
@@ -63,27 +103,62 @@ def heading(info: dict[str, Any], dataset: Dataset, fallback: str) -> str:
 
 
 def rows(scores: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The table of scores, header first: one row per seed and space, then their means; or []."""
+    """The table of scores, header first; or []. Per space: each seed, the mean over seeds, and
+    what real images score beside other real images."""
     if not scores:
         return []
-    head = "seed, measure, value, floor, floor n, n real, n fake, step, data, protocol, extractor"
-    table = [tuple(head.split(", "))]
-    for s in scores["scores"]:
-        counts = (f"{s[key]:,}" for key in ("floor_n", "n_real", "n_fake", "step"))
-        data = f"{DATA.get(s['dataset'], s['dataset'])} {s['dataset_digest'][:12]}"
-        row = str(s["seed"]), title(s["name"]), show(s["value"]), show(s["floor"]), *counts
-        table.append((*row, data, s["protocol"], s["extractor_sha256"][:12]))
-    for s in (s for s in scores["summary"] if s["seeds"] > 1):
-        row = f"mean of {s['seeds']}", title(s["name"]), spread(s), show(s["floor"])
-        table.append(row + ("",) * 7)
+    table = [(*"seed measure value".split(), *COLUMNS.values(), *SOURCE)]
+    for summary in scores["summary"]:
+        own = [s for s in scores["scores"] if of(summary) == of(s)]
+        measure = title(*of(summary))
+        for s in own:
+            table.append((str(s["seed"]), measure, show(s["value"]), *columns(s), *source(s)))
+        if summary["seeds"] > 1:
+            flat = summary | {key: summary[key]["mean"] for key in AVERAGED[1:]}
+            blank = ("",) * len(SOURCE)
+            mean = f"mean of {summary['seeds']}"
+            table.append((mean, measure, spread(summary), *columns(flat), *blank))
+        real, first = own[0]["real"], own[0]
+        counted = {**first, **real, "floor": None, "infinity": None, "draws": None}
+        about = "other real images", measure, show(real["value"])
+        table.append((*about, *columns(counted), *source(counted)))
     return table
 
 
-def markdown(about: str, table: list[tuple[str, ...]]) -> str:
+def of(score: dict[str, Any]) -> tuple[str, str]:
+    return score["name"], score["protocol"]
+
+
+def columns(score: dict[str, Any]) -> list[str]:
+    """The cells of `COLUMNS`; "" for what a row does not have."""
+    cells = []
+    for key in COLUMNS:
+        value = score.get(key)
+        if key == "draws" and value:
+            cells.append(show(value["std"], score.get("value", score.get("mean"))))
+        elif value is None:
+            cells.append("")
+        else:
+            cells.append(show(value) if key in ("floor", "infinity") else short(key, value))
+    return cells
+
+
+def source(score: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of `SOURCE`: what the numbers are of."""
+    counts = (f"{score[key]:,}" for key in ("n_real", "n_fake", "floor_n", "step"))
+    data = f"{DATA.get(score['dataset'], score['dataset'])} {score['dataset_digest'][:12]}"
+    return *counts, data, score["protocol"], score["extractor_sha256"][:12]
+
+
+def markdown(about: str, table: list[tuple[str, ...]], published: bool) -> str:
     """table.md."""
     if not table:
         return f"# {about}\n\nNot scored yet: run with `--mode=score`.\n"
+    text = f"# {about}\n\n{as_markdown(table)}\n{NOTES}\n"
+    return text + (f"\n{STUDY}\n\n{as_markdown(TABLE_1)}" if published else "")
+
+
+def as_markdown(table: Sequence[tuple[str, ...]]) -> str:
     cells = [[cell.replace("|", r"\|") for cell in row] for row in table]
     cells.insert(1, ["---"] * len(table[0]))
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in cells)
-    return f"# {about}\n\n{lines}\n\nLower is better; ± is the population σ over seeds.\n"
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)

@@ -3,13 +3,14 @@
 import io
 import math
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bloodjax.data import Dataset
-from bloodjax.score import Samples
+from bloodjax.score import Samples, title
 
 DPI, CELL, PAD, LINE = 150, 84, 16, 42  # pixels: a picture's side, margins, a caption's height
 INK, MUTED, SERIES = "#1f2430", "#6b7280", ("#35618f", "#c2603f", "#4d8b67", "#8a6bb0", "#b08a2e")
@@ -77,6 +78,23 @@ def draw_trace(about: str, samples: Samples, count: int = 6) -> bytes | None:
     trace = samples.trace[0, :count]
     caption = f"{samples.trace_name}, seed {samples.seeds[0]}, left to right"
     return mosaic(about, [(caption, trace.reshape(-1, *trace.shape[2:]))], trace.shape[1], 1)
+
+
+def draw_closest(
+    about: str, samples: Samples, dataset: Dataset, scores: dict[str, Any]
+) -> bytes | None:
+    """The samples nearest to training images above those; None where none were looked for."""
+    blocks = []
+    for s in scores.get("scores", ()):
+        if s["closest"]:
+            images = samples.images[samples.seeds.tolist().index(s["seed"])]
+            pairs = s["closest"]
+            ratios = ", ".join(f"{pair['ratio']:.2f}" for pair in pairs)
+            caption = f"{title(s['name'], s['protocol'])}, seed {s['seed']}: ratios {ratios}"
+            both = [images[pair["sample"]] for pair in pairs]
+            both += [dataset.images[pair["train"]] for pair in pairs]
+            blocks.append((caption, np.stack(both)))
+    return mosaic(about, blocks, len(blocks[0][1]) // 2, 1) if blocks else None
 
 
 def draw_classes(about: str, dataset: Dataset, count: int = 6) -> bytes:

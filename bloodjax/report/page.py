@@ -2,17 +2,27 @@
 
 import shlex
 from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from bloodjax.score import show, spread, title
+from bloodjax.score import means, show, spread, title
 from bloodjax.workdir import flatten
 
-SPACES = {"bloodnet": "BloodNet, a small network that tells blood cells apart"}
+SPACES = {
+    "bloodnet": "BloodNet, a small network that tells blood cells apart",
+    "inception": "InceptionV3 with the weights of Heusel et al. (2017)",
+}
 SECTIONS = {  # picture -> its heading and what it shows
     "samples": ("Samples", "Real images beside generated ones, drawn at random: none is picked."),
+    "closest": (
+        "Nearest training images",
+        "The samples that come nearest to a training image, for how near that one's own neighbours "
+        "are: each above the training image. The ratio is below 1 where the sample is nearer than "
+        "any other training image. Pairs that look the same were memorised.",
+    ),
     "denoising": (
         "From noise to cell",
         "Each row is one sample: what the network takes it to be, first step to last.",
@@ -24,6 +34,11 @@ SECTIONS = {  # picture -> its heading and what it shows
     "curves": ("Training", "Each loss over the training steps: pale as it was, dark smoothed."),
     "classes": ("The data", "Real images of each class, and how many there are."),
 }
+SIDES = ("real", "fake")
+RAW_RANGE = (
+    "Its images were given to the network in a range that it does not expect, as some published "
+    "numbers were: it is here to explain those, and measures nothing else."
+)
 SYNTHETIC = (
     '<p class="loud"><strong>Synthetic cells, not BloodMNIST</strong>: drawn by arithmetic to try '
     "things out. No number here says anything about blood.</p>"
@@ -58,7 +73,7 @@ def page(
     synthetic: bool,
     info: dict[str, Any],
     scores: dict[str, Any],
-    table: list[tuple[str, ...]],
+    tables: Mapping[str, Sequence[tuple[str, ...]]],
     pictures: dict[str, bytes],
 ) -> str:
     """index.html: one file that fetches nothing."""
@@ -74,8 +89,10 @@ def page(
         body.append(f"<h2>{head}</h2><figure><figcaption>{words}</figcaption>{image}</figure>")
     if "curves" not in pictures:
         body.append("<p>No curves: metrics.jsonl is missing or empty.</p>")
-    if table:
-        body.append("<h2>Scores by seed</h2>" + html_table(table, "scores"))
+    if scores:
+        body.append("<h2>Scores</h2>")
+        for words, table in tables.items():
+            body.append(html_table(table, "scores") + f"<p>{escape(words)}</p>")
     for head, group in (("Data", "dataset"), ("Settings", "config"), ("Versions", "environment")):
         settings = [
             (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
@@ -100,19 +117,19 @@ def page(
 
 def headline(summary: dict[str, Any], scores: list[dict[str, Any]]) -> str:
     """One measure in large type, and how to read it."""
-    name, first = title(summary["name"]), [s for s in scores if s["name"] == summary["name"]][0]
+    key = summary["name"], summary["protocol"]
+    name, first = title(*key), [s for s in scores if (s["name"], s["protocol"]) == key][0]
     space = SPACES.get(summary["features"], summary["features"])
-    seeds = (
-        f"mean ± population σ of {summary['seeds']} seeds" if summary["seeds"] > 1 else "one seed"
-    )
     words = (
         f"The Fréchet distance between {first['n_fake']:,} generated and {first['n_real']:,} real "
-        f"images in the features of {space}; {seeds}. Lower is better. The floor is what "
+        f"images in the features of {space}; {means(summary)}. Lower is better. The floor is what "
         f"{first['floor_n']:,} real images score against {first['floor_n']:,} others: samples as "
         "good as the data end near it. Fewer images make any such distance larger. "
     )
     if summary["name"] != "fid":
         words += f"This is not FID, which uses other features: compare {name} only with {name}."
+    if "raw-range" in summary["features"]:
+        words += f" {RAW_RANGE}"
     return (
         f'<div class="score">{escape(name)}<b>{spread(summary)}</b>'
         f"floor {show(summary['floor'])}</div><p>{escape(words)}</p>"
@@ -120,30 +137,39 @@ def headline(summary: dict[str, Any], scores: list[dict[str, Any]]) -> str:
 
 
 def shares(scores: list[dict[str, Any]]) -> str:
-    """Which classes are made how often, beside the data's own; "" if nothing can tell."""
-    known = [s["classes"] for s in scores if s["classes"]]
+    """Which classes are made how often, and how far each is from the real ones; "" if nothing can
+    tell."""
+    known = [s for s in scores if s["classes"]]
     if not known:
         return ""
-    mean = {
-        name: [np.mean([classes[name][side] for classes in known]) for side in ("real", "fake")]
-        for name in known[0]
-    }
-    top = max(map(max, mean.values()))
-    bar = '<div class="bar {}" style="width:{:.1%}"></div>'
-    lines = (
-        f"<tr><td>{escape(name)}{bar.format('real', real / top)}{bar.format('fake', fake / top)}"
-        f"</td><td>{real:.1%}</td><td>{fake:.1%}</td></tr>"
-        for name, (real, fake) in mean.items()
-    )
+    spaces = dict.fromkeys(title(s["name"], s["protocol"]) for s in known)
+    top = max(share[side] for s in known for share in s["classes"].values() for side in SIDES)
+    lines = "".join(class_row(name, known, spaces, top) for name in known[0]["classes"])
+    heads = "".join(f"<th>{escape(space)}</th>" for space in spaces)
     return (
         "<h2>Classes</h2><p>The share of each class among real and among generated images, both as "
-        'the same network sees them.</p><table><tr><th class="class"></th><th>'
-        '<i class="real"></i> real</th><th><i class="fake"></i> generated</th></tr>'
-        f"{''.join(lines)}</table>"
+        "BloodNet sees them, and the Fréchet distance between the two: a class has few images, "
+        'which makes it larger.</p><div class="scores"><table><tr><th class="class"></th><th>'
+        f'<i class="real"></i> real</th><th><i class="fake"></i> generated</th>{heads}</tr>'
+        f"{lines}</table></div>"
     )
 
 
-def html_table(table: list[tuple[str, ...]], kind: str) -> str:
+def class_row(name: str, known: list[dict[str, Any]], spaces: Iterable[str], top: float) -> str:
+    """A class: its shares as bars and figures, and its distance in each space, means over seeds."""
+    own = [(title(s["name"], s["protocol"]), s["classes"][name]) for s in known]
+    real, fake = (np.mean([share[side] for _, share in own]) for side in SIDES)
+    bar = '<div class="bar {}" style="width:{:.1%}"></div>'
+    bars = bar.format("real", real / top) + bar.format("fake", fake / top)
+    cells = f"<td>{escape(name)}{bars}</td><td>{real:.1%}</td><td>{fake:.1%}</td>"
+    for space in spaces:
+        distances = [share["distance"] for its, share in own if its == space]
+        mean = "-" if None in distances else show(float(np.mean(distances)))
+        cells += f"<td>{mean}</td>"
+    return f"<tr>{cells}</tr>"
+
+
+def html_table(table: Sequence[tuple[str, ...]], kind: str) -> str:
     """Rows of plain text as HTML; `kind` is the style: "scores" or "settings"."""
     rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in table)
     lines = "".join(f"<tr>{row}</tr>" for row in rows)

@@ -1,0 +1,94 @@
+"""What is reported of samples: each figure from the right sets of images."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from bloodjax.distance import Moments, distance, frechet
+from bloodjax.measures import CLOSEST, Real, by_class, measures, of_reals, of_samples
+
+
+def gaussian(n, seed, shift=0.0, d=4):
+    return (np.random.default_rng(seed).normal(size=(n, d)) + shift).astype(np.float32)
+
+
+def test_other_draws_are_other_real_images():
+    train, fake = gaussian(200, 0), gaussian(80, 1)
+    real = Real.of(train[:80], train, draws=5)
+    result = of_samples(real, fake, np.arange(200))
+    values = [frechet(drawn, Moments.of(fake)) for drawn in real.draws]
+    assert result["value"] == pytest.approx(distance(train[:80], fake), rel=1e-9)
+    assert len({round(v, 9) for v in values}) == 5
+    assert result["draws"]["n"] == 5 and result["draws"]["mean"] == pytest.approx(np.mean(values))
+    assert result["draws"]["std"] == pytest.approx(np.std(values))  # population: ddof = 0
+
+
+def test_draws_spread_as_the_distance_does():
+    """The σ of draws against that of many really independent real sets."""
+    rng = np.random.default_rng(0)
+    train, fake = gaussian(20_000, 2), gaussian(300, 3, shift=0.5)
+    drawn = of_samples(Real.of(train[:300], train, draws=40), fake, np.arange(20_000))["draws"]
+    sets = (train[rng.integers(0, 20_000, 300)] for _ in range(200))
+    assert drawn["std"] == pytest.approx(np.std([distance(x, fake) for x in sets]), rel=0.35)
+
+
+def test_copies_are_found_and_shown_first():
+    train = gaussian(300, 4)
+    fake = gaussian(50, 5, shift=3.0)
+    fake[[7, 30]] = train[[250, 11]]  # the first is not among the images compared with
+    fake[7] += 1e-4
+    rows = np.random.default_rng(6).permutation(1000)[:300]
+    result = of_samples(Real.of(train[:100], train), fake, rows)
+    first, second = result["closest"][:2]
+    assert (first["sample"], first["train"]) == (30, rows[11]) and first["ratio"] == 0
+    assert (second["sample"], second["train"]) == (7, rows[250]) and 0 < second["ratio"] < 1e-2
+    assert len(result["closest"]) == CLOSEST
+    ratios = [pair["ratio"] for pair in result["closest"]]
+    assert ratios == sorted(ratios)
+
+
+def test_memorised_is_the_share_of_ratios_below_one():
+    train, fake = gaussian(60, 7), gaussian(CLOSEST, 8)
+    result = of_samples(Real.of(train[:40], train), fake, np.arange(60))
+    own = np.sort(cdist(train, train), axis=1)[:, 1]
+    apart = cdist(fake, train)
+    index = apart.argmin(1)
+    ratio = apart.min(1) / own[index]
+    assert result["memorised"] == pytest.approx((ratio <= 1).mean())
+    found = {pair["sample"]: pair for pair in result["closest"]}
+    for i in range(CLOSEST):
+        assert found[i]["ratio"] == pytest.approx(ratio[i], rel=1e-5)
+        assert found[i]["distance"] == pytest.approx(apart[i].min(), rel=1e-5)
+
+
+def test_real_images_are_compared_with_others():
+    train = gaussian(101, 9)
+    for count, n in ((30, 30), (1000, 50)):
+        result = of_reals(train, count)
+        assert result["floor_n"] == result["real"]["n_real"] == result["real"]["n_fake"] == n
+        assert result["floor"] == pytest.approx(distance(train[:n], train[n : 2 * n]), rel=1e-9)
+    assert result["real"]["memorised"] < 0.9  # one set does not hold the other
+
+
+def test_few_images_give_what_can_be_given():
+    real, fake = gaussian(5, 10), gaussian(3, 11)
+    result = of_samples(Real.of(real, real), fake, np.arange(5))
+    assert result["value"] > 0 and result["infinity"] is None and result["closest"] == []
+    assert result["precision"] is None and result["memorised"] is None
+    assert measures(Real.of(gaussian(9, 0), gaussian(9, 0)), fake)["recall"] is None
+
+
+def test_each_class_by_itself():
+    real, fake = gaussian(90, 12), gaussian(50, 13)
+    real_labels, fake_labels = np.arange(90) % 3, np.minimum(np.arange(50), 1)
+    result = by_class(("a", "b", "c"), (real, real_labels), (fake, fake_labels))
+    assert result["a"] == {"real": 1 / 3, "fake": 1 / 50, "distance": None}
+    assert result["c"] == {"real": 1 / 3, "fake": 0.0, "distance": None}
+    expected = distance(real[real_labels == 1], fake[1:])
+    assert result["b"]["distance"] == pytest.approx(expected) and result["b"]["fake"] == 49 / 50
+
+
+def test_figures_do_not_depend_on_chance():
+    train, fake = gaussian(60, 14), gaussian(40, 15)
+    once, again = (of_samples(Real.of(train[:40], train, 3), fake, np.arange(60)) for _ in "ab")
+    assert once == again
