@@ -1,0 +1,251 @@
+"""`python -m bloodjax.fid`: what it takes, what it says, and pytorch-fid's command beside it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import torch_reference
+
+from bloodjax import fid
+from bloodjax.data import synthetic
+from bloodjax.distance import Moments, frechet
+
+
+def rng(*seed):
+    return np.random.default_rng(seed)
+
+
+def put(folder, images, suffix=".png"):
+    folder.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:04d}{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return synthetic.render(np.arange(24) % 8)
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return rng(1).integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def run(file, capsys):
+    """The command with random weights and few features; what it printed."""
+
+    def command(*args):
+        capsys.readouterr()
+        fid.main([*map(str, args), "--weights", str(file), "--dims", "192"])
+        return capsys.readouterr().out
+
+    return command
+
+
+@pytest.fixture
+def fails(run, capsys):
+    """The one line that it says when it refuses."""
+
+    def command(*args):
+        with pytest.raises(SystemExit) as stop:
+            run(*args)
+        assert stop.value.code == 1
+        said = capsys.readouterr()
+        assert not said.out
+        return said.err.splitlines()[-1]
+
+    return command
+
+
+# ---- what it takes -----------------------------------------------------------------------------
+
+
+def test_json_says_all(run, tmp_path, cells, noise, file):
+    a, b = put(tmp_path / "a", cells), put(tmp_path / "b", noise)
+    result = json.loads(run(a, b, "--json"))
+    space = fid.features.make("inception", weights=str(file), dims=192)
+    x, y = space.features(cells), space.features(noise)
+    assert result["value"] == pytest.approx(frechet(Moments.of(x), Moments.of(y)), rel=1e-6)
+    assert result["name"] == f"inception-{space.sha256[:8]}-192"
+    assert (result["n_a"], result["n_b"], result["dims"]) == (24, 20, 192)
+    assert (result["protocol"], result["extractor_sha256"]) == ("pytorch-fid", space.sha256)
+    assert {"bloodjax", "jax", "numpy", "python"} <= result["versions"].keys()
+
+
+def test_prints_as_pytorch_fid_does(run, tmp_path, cells, noise, file, monkeypatch):
+    a, b = put(tmp_path / "a", cells), put(tmp_path / "b", noise)
+    name, value = run(a, b).split(":  ")
+    assert name.startswith("inception-") and float(value) > 0
+    sha256 = fid.features.make("inception", weights=str(file)).sha256
+    monkeypatch.setattr("bloodjax.features.inception.weights.PUBLISHED", sha256)
+    fid.main([str(a), str(a), "--weights", str(file)])
+
+
+def test_called_fid_with_the_published_weights_alone(
+    tmp_path, cells, noise, file, monkeypatch, capsys
+):
+    a, b = put(tmp_path / "a", cells[:4]), put(tmp_path / "b", noise[:4])
+    for published, name in ((False, "inception-"), (True, "FID:  ")):
+        if published:
+            sha256 = fid.features.make("inception", weights=str(file)).sha256
+            monkeypatch.setattr("bloodjax.features.inception.weights.PUBLISHED", sha256)
+        fid.main([str(a), str(b), "--weights", str(file)])
+        assert capsys.readouterr().out.startswith(name)
+
+
+def test_a_folder_is_its_images_in_any_form(run, tmp_path, cells, noise):
+    others = put(tmp_path / "others", noise)
+    forms = {
+        "folder": put(tmp_path / "folder", cells),
+        "capitals": put(tmp_path / "capitals", cells[::-1], ".PNG"),
+        "grown": put(tmp_path / "grown", cells, ".bmp"),
+    }
+    np.savez(tmp_path / "images.npz", images=cells)
+    np.savez(tmp_path / "floats.npz", images=np.float32(cells / 255))
+    splits = {"train": cells[:9], "val": cells[9:10], "test": cells[10:]}
+    np.savez(tmp_path / "medmnist.npz", **{f"{k}_images": v for k, v in splits.items()})
+    np.savez(tmp_path / "samples.npz", images=np.stack([noise, cells[:20]]), seeds=[4, 7])
+    (forms["folder"] / "notes.txt").write_text("not an image")
+    (forms["folder"] / "below").mkdir()
+    files = [*forms.values(), *(tmp_path / f"{n}.npz" for n in ("images", "floats", "medmnist"))]
+    values = [json.loads(run(form, others, "--json"))["value"] for form in files]
+    np.testing.assert_allclose(values, values[0], rtol=1e-6)
+    few = put(tmp_path / "few", cells[:20])
+    of_a_seed = run(tmp_path / "samples.npz", others, "--seed", "7")
+    np.testing.assert_allclose(*(float(x.split(":")[1]) for x in (of_a_seed, run(few, others))))
+
+
+def test_images_of_many_sizes(run, tmp_path, cells, noise):
+    folder = put(tmp_path / "mixed", cells[:6])
+    for i, size in enumerate([(28, 30), (45, 28), (28, 30), (300, 310)]):
+        Image.fromarray(cells[6 + i]).resize(size, Image.NEAREST).save(folder / f"x{i}.png")
+    Image.fromarray(cells[9, :, :, 0]).save(folder / "grey.png")
+    result = json.loads(run(folder, put(tmp_path / "b", noise), "--json", "--batch-size", "2"))
+    assert result["n_a"] == 11
+
+
+def test_batch_size_and_order_do_not_change_the_score(run, tmp_path, cells, noise):
+    b = put(tmp_path / "b", noise)
+    values = []
+    for i, batch in enumerate((50, 1, 7)):
+        a = put(tmp_path / f"a{i}", rng(i).permutation(cells))
+        values.append(json.loads(run(a, b, "--json", "--batch-size", batch))["value"])
+    np.testing.assert_allclose(values, values[0], rtol=1e-6)
+
+
+# ---- statistics --------------------------------------------------------------------------------
+
+
+def test_statistics_stand_for_the_images(run, tmp_path, cells, noise):
+    a, b = put(tmp_path / "a", cells), put(tmp_path / "b", noise)
+    assert run("--save-stats", a, tmp_path / "a.npz") == ""
+    with np.load(tmp_path / "a.npz") as content:
+        assert content["mu"].shape == (192,) and content["sigma"].shape == (192, 192)
+        assert content["mu"].dtype == content["sigma"].dtype == np.float64
+    expected = json.loads(run(a, b, "--json"))
+    found = json.loads(run(tmp_path / "a.npz", b, "--json"))
+    assert found.pop("value") == pytest.approx(expected.pop("value"), rel=1e-9)
+    assert found == expected
+
+
+def test_two_statistics_need_no_network(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fid.features, "make", None)
+    for i in range(2):
+        x = rng(i).normal(i, 1 + i, (500, 4))
+        np.savez(tmp_path / f"{i}.npz", mu=x.mean(0), sigma=np.cov(x, rowvar=False))
+    fid.main([str(tmp_path / "0.npz"), str(tmp_path / "1.npz")])
+    said = capsys.readouterr()
+    assert said.out.startswith("frechet:  ") and float(said.out.split()[1]) == pytest.approx(8, 0.2)
+    assert "does not say which weights" in said.err
+
+
+def test_foreign_statistics_are_used_and_said_to_be_so(run, tmp_path, cells, noise, capsys, file):
+    np.savez(tmp_path / "foreign.npz", mu=np.zeros(192), sigma=np.eye(192))
+    fid.main(
+        [str(tmp_path / "foreign.npz"), str(put(tmp_path / "b", noise))]
+        + ["--json", "--weights", str(file), "--dims", "192"]
+    )
+    said = capsys.readouterr()
+    assert "foreign.npz does not say" in said.err and json.loads(said.out)["n_a"] is None
+
+
+def test_different_protocols_are_not_compared(run, fails, tmp_path, cells, noise):
+    run("--save-stats", put(tmp_path / "a", cells), tmp_path / "a.npz", "--protocol", "clean")
+    said = fails(tmp_path / "a.npz", put(tmp_path / "b", noise))
+    assert "made with protocol clean" in said and "with pytorch-fid: expected the same" in said
+    assert "exists" in fails("--save-stats", tmp_path / "a", tmp_path / "a.npz")
+
+
+# ---- what it refuses ---------------------------------------------------------------------------
+
+
+def spoil_truncated(folder):
+    file = folder / "0003.png"
+    file.write_bytes(file.read_bytes()[:-200])
+    return "0003.png"
+
+
+def spoil_text(folder):
+    (folder / "0002.jpg").write_text("<html>not found</html>")
+    return "0002.jpg"
+
+
+def spoil_depth(folder):
+    Image.fromarray(np.full((28, 28), 40000, np.uint16)).save(folder / "0004.png")
+    return "0004.png.*8 bits"
+
+
+@pytest.mark.parametrize("spoil", [spoil_truncated, spoil_text, spoil_depth])
+def test_an_unreadable_image_is_named(fails, tmp_path, cells, spoil):
+    folder = put(tmp_path / "a", cells)
+    name = spoil(folder)
+    assert re.search(name, fails(folder, folder))
+
+
+@pytest.mark.parametrize(
+    "arrays, what",
+    [
+        ({}, "nothing: expected images"),
+        ({"x": np.zeros(3)}, "x: expected images, train_images or mu and sigma"),
+        ({"images": np.zeros((2, 28, 28, 3)) - 1}, r"from -1.0 to .*floats in [0, 1]"),
+        ({"images": np.zeros((2, 3, 28, 28), np.uint8)}, "transpose"),
+        ({"images": np.array([{}], object)}, "allow_pickle=False"),
+        ({"images": np.zeros((2, 1, 8, 8, 3), np.uint8), "seeds": [3, 5]}, "seeds 3, 5"),
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, "expected [d] and [d, d]"),
+        ({"mu": np.full(192, np.nan), "sigma": np.eye(192)}, "NaN"),
+    ],
+    ids=lambda x: "" if isinstance(x, dict) else x[:20],
+)
+def test_an_npz_with_something_else(fails, tmp_path, cells, arrays, what):
+    np.savez(tmp_path / "a.npz", **arrays)
+    said = fails(tmp_path / "a.npz", put(tmp_path / "b", cells))
+    assert all(part in said for part in what.split(".*")), said
+
+
+def test_paths_that_lead_nowhere(fails, tmp_path, cells):
+    (tmp_path / "empty").mkdir()
+    assert "no images; expected files ending in .bmp" in fails(tmp_path / "empty", tmp_path)
+    assert "no such file or folder" in fails(tmp_path / "nowhere", tmp_path / "empty")
+    (tmp_path / "text.npz").write_text("<html>")
+    assert "text.npz: not readable" in fails(tmp_path / "text.npz", tmp_path)
+
+
+# ---- pytorch-fid -------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_equals_pytorch_fids_command(run, tmp_path, state):
+    """With more images than features, where its square root is exact."""
+    torch_reference(state)
+    from pytorch_fid.fid_score import calculate_fid_given_paths
+
+    folders = [
+        put(tmp_path / "a", synthetic.render(np.arange(90) % 8)),
+        put(tmp_path / "b", synthetic.render(np.arange(80) % 3)),
+    ]
+    expected = calculate_fid_given_paths([*map(str, folders)], 50, "cpu", 64, num_workers=0)
+    assert float(run(*folders, "--dims", "64").split(":")[1]) == pytest.approx(expected, rel=1e-5)
