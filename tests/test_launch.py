@@ -102,7 +102,8 @@ def test_one_command_leaves_the_whole_workdir(launch, name, tmp_path, cells):
 
     trace = "denoising" if name == "ddpm" else "interpolation"
     report = {file.name for file in (run / "report").iterdir()}
-    pictures = {f"{picture}.png" for picture in ("samples", "curves", "classes", trace)}
+    names = ("samples", "closest", "curves", "classes", trace)
+    pictures = {f"{picture}.png" for picture in names}
     assert report == {"index.html", "table.md"} | pictures
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["4", "8"]
 

@@ -18,7 +18,8 @@ class Extractor(NamedTuple):
         dims: d, the number of features.
         sha256: hex digest of the weight file.
         protocol: how images are scaled and resized before the network.
-        features: uint8 [N, H, W, C] of any N, H, W and C in {1, 3} -> float32 [N, d].
+        features: [N, H, W, C] of any N, H, W and C in {1, 3}, uint8 or floats in [0, 1], which are
+            rounded to uint8 first -> float32 [N, d].
         classify: float32 [N, d] features -> float32 [N, K] class probabilities; None if the
             space has no classes of the data's own kind.
         classes: the K class names, () where classify is None.

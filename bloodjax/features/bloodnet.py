@@ -23,6 +23,7 @@ from jax import Array, lax, random
 from bloodjax import data
 from bloodjax.data.bloodmnist import CLASSES
 from bloodjax.features import Extractor
+from bloodjax.images import as_uint8
 from bloodjax.progress import console, progress
 
 COMMAND = "python -m bloodjax.features.bloodnet"
@@ -110,13 +111,9 @@ def read(path: Path) -> tuple[bytes, Params]:
 
 
 def embed(params: Params, images: np.ndarray) -> np.ndarray:
-    """uint8 [N, H, W, C] -> float32 [N, 192], in chunks of one size: one compilation."""
-    images = np.asarray(images)
-    n, h, w, c = images.shape if images.ndim == 4 else (0, 0, 0, 0)
-    if images.dtype != np.uint8 or h * w == 0 or c not in (1, 3):
-        found = f"images are {images.dtype} {list(images.shape)}"
-        remedy = "bring floats x in [-1, 1] to uint8 by rounding 127.5 * (x + 1)"
-        raise ValueError(f"{found}: expected uint8 [N, H, W, 1 or 3]; {remedy}")
+    """Images (see `as_uint8`) -> float32 [N, 192], in chunks of one size: one compilation."""
+    images = as_uint8(images)
+    n, h, w, c = images.shape
     chunk = max(1, min(CHUNK, 2**24 // (h * w)))
     features = np.empty((n, DIMS), np.float32)
     for start in range(0, n, chunk):
@@ -133,8 +130,7 @@ def forward(params: Params, images: Array) -> Array:
     if x.shape[1:3] != (SIDE, SIDE):
         shape = (len(x), SIDE, SIDE, x.shape[3])
         x = jax.image.resize(x, shape, "linear", antialias=True, precision=EXACT)
-    rgb = jnp.broadcast_to(x, (len(x), SIDE, SIDE, 3))
-    return BloodNet().apply({"params": params}, rgb / 127.5 - 1)[0]
+    return BloodNet().apply({"params": params}, x / 127.5 - 1)[0]
 
 
 def classify(head: Mapping[str, np.ndarray], features: np.ndarray) -> np.ndarray:

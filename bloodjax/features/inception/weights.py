@@ -109,9 +109,9 @@ def _fetch() -> Path:
         except (OSError, ValueError) as error:  # no network, no space, or not the published bytes
             reasons.append(textwrap.shorten(str(error), 150))
     raise Unavailable(
-        f"FID's Inception weights (sha256 {PUBLISHED[:8]}...) are not on this machine and cannot be "
-        f"downloaded ({'; '.join(dict.fromkeys(reasons))}). Download {URLS[0]} elsewhere, then set "
-        f"{VARIABLE}=FILE or put it at {folder / FILE}"
+        f"FID's Inception weights (sha256 {PUBLISHED[:8]}...) are not on this machine and cannot "
+        f"be downloaded ({'; '.join(dict.fromkeys(reasons))}). Download {URLS[0]} elsewhere, then "
+        f"set {VARIABLE}=FILE or put it at {folder / FILE}"
     )
 
 
