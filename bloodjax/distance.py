@@ -197,7 +197,7 @@ def kid(
         seed: of the draws.
 
     Returns:
-        Mean and population standard deviation over the subsets.
+        Mean and population standard deviation over the subsets; 0 where they take in all images.
     """
     check(real, fake)
     size = min(size, len(real), len(fake))
@@ -205,6 +205,8 @@ def kid(
         raise ValueError(
             f"{subsets} subsets of {size} images: expected at least 1, of at least 2 images"
         )
+    if size == max(len(real), len(fake)):
+        subsets = 1  # each would be the sets themselves
     rng = np.random.default_rng(seed)
 
     def draw(x: np.ndarray) -> np.ndarray:

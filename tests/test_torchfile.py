@@ -174,6 +174,7 @@ def test_only_state_dicts(tmp_path, container, tree):
 def test_names_are_text(tmp_path, container):
     x = np.zeros(1, np.float32)
     refused(tmp_path, container({3: whole("0", x)}, {"0": x}), "3 is a", "not a tensor")
+    refused(tmp_path, container({"y\nz": 3}, {}), r"'y\nz' is a int, not a tensor")
 
 
 def few():
@@ -418,6 +419,8 @@ TENSORS = {
 def test_lies_in_safetensors_are_refused(tmp_path, case):
     same(read(tmp_path, safetensors_file({"x": ENTRY}, bytes(24))), {"x": np.zeros((2, 3), "f")})
     refused(tmp_path, safetensors_file({"x": ENTRY | TENSORS[case]}, bytes(24)))
+    if case == "outside":
+        refused(tmp_path, (tmp_path / "weights.bin").read_bytes(), "at bytes 4 to 28 of 24")
     refused(tmp_path, safetensors_file({"bad\nname" * 999: ENTRY | TENSORS[case]}, bytes(24)))
 
 
