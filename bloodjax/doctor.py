@@ -36,6 +36,6 @@ def space(name: str) -> str:
         return "no weights here: FID will try to download them"
     try:
         extractor = features.make(name)
-    except (features.Unavailable, ValueError) as error:
+    except (OSError, ValueError) as error:
         return str(error)
     return f"{extractor.dims}-d, sha256 {extractor.sha256[:8]}: {title(extractor.distance)}"
