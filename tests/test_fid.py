@@ -40,7 +40,7 @@ def run(file, capsys):
 
     def command(*args):
         capsys.readouterr()
-        fid.main([*map(str, args), "--weights", str(file), "--dims", "192"])
+        fid.main(["--weights", str(file), "--dims", "192", *map(str, args)])
         return capsys.readouterr().out
 
     return command
