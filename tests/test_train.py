@@ -24,6 +24,7 @@ SETTINGS = {
     "beta2": 0.999,
     "ema_decay": 0.9,
     "scan_steps": 0,
+    "strategy": "auto",
     "checkpoint_epochs": 1,
 }
 
