@@ -21,8 +21,8 @@ ROUNDS = 3  # timings of each, of which the fastest counts: the machine has othe
 def candidates(seeds: int, batch: int) -> tuple[str, ...]:
     """The strategies that can be the fastest here.
 
-    On CPU, vmap makes convolutions 4 to 5 times slower and map their gradients 15 to 70 times, and
-    each takes minutes to compile: neither is tried.
+    On CPU neither vmap, which makes convolutions 1.5 to 5 times slower, nor map, which makes their
+    gradients 10 to 70 times slower, is tried.
     """
     devices, cpu = jax.device_count(), jax.default_backend() == "cpu"
     if devices == 1:
