@@ -15,7 +15,7 @@ NOT_LOSSES = {"seed", "step", "epoch", "images_per_s"}
 
 
 def write(
-    log: TextIO, seeds: Sequence[int], begin: int, per_epoch: int, chunk: list[Metrics], rate: float
+    log: TextIO, seeds: Sequence[int], begin: int, per_epoch: int, chunk: Metrics, rate: float
 ) -> str:
     """Append the steps after `begin`; returns the last losses in words.
 
@@ -23,16 +23,16 @@ def write(
         log: the open file.
         begin: steps done before.
         per_epoch: steps in an epoch.
-        chunk: one dictionary per seed, each value float [1, steps].
+        chunk: each value float [seeds, steps].
         rate: images per second, all seeds together.
 
     Raises:
         FloatingPointError: a value is not finite; names it, its step and its seed.
     """
     values: dict[str, float] = {}
-    for i in range(next(iter(chunk[0].values())).shape[1]):
-        for seed, metrics in zip(seeds, chunk, strict=True):
-            values = {name: float(x[0, i]) for name, x in metrics.items()}
+    for i in range(next(iter(chunk.values())).shape[1]):
+        for row, seed in enumerate(seeds):
+            values = {name: float(x[row, i]) for name, x in chunk.items()}
             step = begin + i + 1
             for name, value in values.items():
                 if not math.isfinite(value):

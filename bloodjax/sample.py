@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from jax.sharding import PartitionSpec as P
 
+from bloodjax import sweep
 from bloodjax.images import to_uint8
 from bloodjax.methods import Method, Params, Stats, accepts
 from bloodjax.progress import console, progress
@@ -40,12 +40,6 @@ def images(
     return to_uint8(jax.vmap(one)(indices))
 
 
-def over_devices(function: Callable[..., Array], mesh: jax.sharding.Mesh) -> Callable[..., Array]:
-    """`function(params, stats, seed, indices)`, the indices spread over the devices of `mesh`."""
-    specs = (P(), P(), P(), P("data"))
-    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("data")))
-
-
 def check(method: Method, *, count: int, chunk: int, **options: Any) -> None:
     """Refuse, before any work, what `run` could not do: ValueError naming the value."""
     if count < 1 or chunk < 1:
@@ -72,9 +66,8 @@ def run(
         console.print(f"{file} is there already ({count} images a seed)")
         return
 
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sample = functools.partial(method.sample, **options)
-    draw = over_devices(functools.partial(images, sample), mesh)
+    draw = sweep.over_devices(functools.partial(images, sample))
     strip = jax.jit(functools.partial(images, functools.partial(method.trace, **options)))
     size = chunk * jax.device_count()
     seeds = len(state.seed)

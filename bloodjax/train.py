@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax import Array, lax, random
 
-from bloodjax import metrics, sweep
+from bloodjax import autotune, metrics
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.data import Dataset
 from bloodjax.images import to_float
@@ -120,6 +120,17 @@ def optimizer(learning_rate: float, beta1: float, beta2: float) -> optax.Gradien
     return optax.adam(learning_rate, beta1, beta2)
 
 
+def initial(method: Method, tx: optax.GradientTransformation, seeds: Sequence[int]) -> State:
+    """The states of these seeds before their first step, NumPy arrays with a leading seed axis."""
+    # Runs once: 2 s to compile without optimization, 40 with it.
+    first = jax.jit(
+        jax.vmap(functools.partial(init, method, tx)),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    states = [jax.device_get(first(np.asarray([seed], np.uint32))) for seed in seeds]
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *states)
+
+
 def abstract(method: Method, seeds: Sequence[int]) -> State:
     """Shapes and dtypes of the state of these seeds; they do not depend on Adam's numbers."""
     tx = optimizer(learning_rate=0.0, beta1=0.0, beta2=0.0)
@@ -136,10 +147,12 @@ def check(
     ema_decay: float,
     checkpoint_epochs: int,
     scan_steps: int,
+    strategy: str,
     **others: Any,
 ) -> None:
     """Refuse, before any work, what `run` could not do: ValueError naming the value."""
     accepts(run, "train", others)
+    autotune.expand(strategy)
     rules = {
         f"seeds={tuple(seeds)}: expected different integers in 0..2**32-1": seeds
         and len(set(seeds)) == len(seeds)
@@ -182,6 +195,7 @@ def run(
     beta2: float,
     ema_decay: float,
     scan_steps: int,
+    strategy: str,
     checkpoint_epochs: int,
 ) -> State:
     """Train every seed to the end, from the last checkpoint in `workdir` if there is one.
@@ -195,6 +209,8 @@ def run(
         ema_decay: of the moving average of the parameters; 0 turns it off.
         scan_steps: steps per dispatch; 0 takes 1 on CPU, where convolutions in loops are slow, and
             a whole epoch on an accelerator, where dispatches cost more than the loop.
+        strategy: how the seeds are spread over the devices: a name of `sweep.STRATEGIES`, several
+            with commas to take the fastest, or "auto" for the fastest of those that make sense.
         checkpoint_epochs: epochs between two checkpoints; the end is always one.
 
     Returns:
@@ -204,43 +220,41 @@ def run(
         FloatingPointError: a loss or a parameter is not finite; the checkpoints before remain.
         SystemExit: SIGINT or SIGTERM; the step was finished and saved first.
     """
-    # ---- what is computed: one program per length of a dispatch ----
     tx = optimizer(learning_rate, beta1, beta2)
-    step = functools.partial(train_step, method, tx, ema_decay)
-
-    @functools.cache
-    def program(length: int) -> Callable[..., tuple[State, Metrics]]:
-        one_seed = sweep.single(functools.partial(advance, step, length))
-        return jax.jit(one_seed, donate_argnums=0)
-
-    # ---- the data, on the device, and their order ----
-    images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
-    per_epoch = -(-len(images) // batch_size)
+    step = functools.partial(advance, functools.partial(train_step, method, tx, ema_decay))
+    data = dataset.images, dataset.labels
+    order = functools.partial(epoch_order, count=len(dataset.images), batch_size=batch_size)
+    shuffle = jax.jit(jax.vmap(order, in_axes=(0, None)))
+    all_seeds = np.asarray(seeds, np.uint32)
+    per_epoch = -(-len(dataset.images) // batch_size)
     total = epochs * per_epoch
     dispatch = scan_steps or (1 if jax.default_backend() == "cpu" else per_epoch)
-    shuffle = jax.jit(epoch_order, static_argnames=("count", "batch_size"))
 
     log_file = workdir / "metrics.jsonl"
     with Checkpoints(workdir / "checkpoints") as checkpoints, stop_signals() as stopped:
-        # ---- where it starts ----
+        # ---- where it starts, and how ----
         done = checkpoints.latest() or 0
         if done:
             state = checkpoints.restore(done, abstract(method, seeds))
-            states = [jax.tree.map(jnp.asarray, one) for one in sweep.split(state)]
             console.print(f"training goes on from step {done} of {total} ({workdir})")
         else:
-            # Runs once: 2 s to compile without optimization, 40 with it.
-            first = jax.jit(
-                jax.vmap(functools.partial(init, method, tx)),
-                compiler_options={"xla_backend_optimization_level": 0},
-            )
-            states = [first(jnp.asarray([seed], jnp.uint32)) for seed in seeds]
+            state = initial(method, tx, seeds)
         metrics.trim(log_file, done)
-        epoch_of_orders, orders = -1, []
+        if done == total:
+            return state
+        program = autotune.choose(
+            strategy, step, workdir / "strategy.json", dispatch, state, shuffle(all_seeds, 0), data
+        )
+        state = program.put(state)
+        data = [program.share(array) for array in data]
+
+        @functools.lru_cache(maxsize=1)
+        def orders(epoch: int) -> Any:
+            return program.put(shuffle(all_seeds, epoch), None, "data")
 
         # ---- the loop: dispatch some steps, then read the metrics of those before ----
         with log_file.open("a") as log, progress("train", total, done) as tell:
-            pending: tuple[int, int, list[Metrics]] | None = None
+            pending: tuple[int, int, Any] | None = None
             mark = time.perf_counter()
 
             def read() -> None:
@@ -249,7 +263,7 @@ def run(
                 if pending is None:
                     return
                 begin, length, chunk = pending
-                chunk, pending = jax.device_get(chunk), None
+                chunk, pending = program.fetch(chunk), None
                 rate = length * batch_size * len(seeds) / (time.perf_counter() - mark)
                 mark = time.perf_counter()
                 losses = metrics.write(log, seeds, begin, per_epoch, chunk, rate)
@@ -257,14 +271,8 @@ def run(
 
             while done < total:
                 epoch, within = divmod(done, per_epoch)
-                if epoch != epoch_of_orders:
-                    orders = [shuffle(s.seed[0], epoch, len(images), batch_size) for s in states]
-                    epoch_of_orders = epoch
                 length = min(dispatch, per_epoch - within)
-                chunk = []
-                for i, order in enumerate(orders):
-                    states[i], terms = program(length)(states[i], order, images, labels)
-                    chunk.append(terms)
+                state, chunk = program(length, state, orders(epoch), *data)
                 read()
                 pending = (done, length, chunk)
                 done += length
@@ -272,18 +280,17 @@ def run(
                 if epoch_ends or stopped:
                     read()
                     log.flush()
-                    state = sweep.join(states)
-                    check_finite(state, done)
-                    checkpoints.save(done, state)
+                    checkpoints.save(done, check_finite(program.fetch(state), done))
                 if stopped:
                     console.print(f"stopped at step {done}; the same command goes on from there")
                     raise SystemExit(128 + stopped[0])
-    return state
+    return program.fetch(state)
 
 
-def check_finite(state: State, step: int) -> None:
-    """Refuse to save what training could not go on from: FloatingPointError naming the array."""
+def check_finite(state: State, step: int) -> State:
+    """`state`, or FloatingPointError naming an array of it that training could not go on from."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if not np.all(np.isfinite(leaf)):
             what = f"state{jax.tree_util.keystr(path)} is not finite after step {step}"
             raise FloatingPointError(f"{what}; the last good checkpoint is kept")
+    return state

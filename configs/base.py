@@ -22,6 +22,8 @@ def base(name: str) -> ConfigDict:
                 "beta2": 0.999,  # the paper's
                 "ema_decay": 0.0,  # none in the paper
                 "scan_steps": 0,  # steps per dispatch: 1 on CPU, an epoch on accelerators
+                # Seeds over devices: the fastest of what makes sense here, timed at the start; or a
+                "strategy": "auto",  # name in bloodjax/sweep.py; loop,vmap takes the faster one
                 "checkpoint_epochs": 1,
             },
             "sample": {

@@ -24,6 +24,7 @@ SETTINGS = {
     "beta2": 0.999,
     "ema_decay": 0.9,
     "scan_steps": 0,
+    "strategy": "auto",
     "checkpoint_epochs": 1,
 }
 
@@ -143,6 +144,9 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
 def test_a_seed_of_a_sweep_is_the_lone_run(tmp_path):
     both, alone = run(tmp_path / "both", seeds=(3, 8)), run(tmp_path / "alone", seeds=(8,))
     equal(jax.tree.map(lambda x: x[1:], both), alone)
+    strip = lambda rows: [{k: v for k, v in r.items() if k != "images_per_s"} for r in rows]  # noqa: E731
+    own = [row for row in lines(tmp_path / "both") if row["seed"] == 8]
+    assert strip(own) == strip(lines(tmp_path / "alone"))
 
 
 def test_scanned_steps_are_the_same_steps(tmp_path):

@@ -9,6 +9,7 @@ from jax import Array, nn, random
 from bloodjax.methods import Batch, Loss, Metrics, Params, Stats
 from bloodjax.methods.vae import arc
 from bloodjax.nets.conv import Decoder, Encoder
+from bloodjax.randomness import batch_normal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class Method:
     ) -> tuple[Array, tuple[Metrics, Stats]]:
         """-log D(x) - log(1 - D(G(z))), averaged over the batch, in nats."""
         images, _ = batch
-        z = random.normal(key, (len(images), self.latent))
+        z = batch_normal(key, (len(images), self.latent))
         fakes, stats = self.play("generator", params, stats, z)
         real, stats = self.play("discriminator", params, stats, images)
         fake, stats = self.play("discriminator", params, stats, fakes)
@@ -81,7 +82,7 @@ class Method:
         self, params: Params, stats: Stats, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Metrics, Stats]]:
         """-log D(G(z)), averaged over the batch, in nats."""
-        z = random.normal(key, (len(batch[0]), self.latent))
+        z = batch_normal(key, (len(batch[0]), self.latent))
         fakes, stats = self.play("generator", params, stats, z)
         fake, stats = self.play("discriminator", params, stats, fakes)
         return nn.softplus(-fake).mean(), ({}, stats)
