@@ -145,7 +145,7 @@ def test_ctrl_c_leaves_a_resumable_run_and_says_so(tmp_path, cells, environment)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 130
-    assert "the same command goes on from there" in said
+    assert "is saved; the same command goes on from there" in said
     assert "Traceback" not in said
 
 
