@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from bloodjax.progress import console
-from bloodjax.workdir import write_text
+from bloodjax.workdir import naming, write_text
 
 SUMS = "sha256.txt"
 
@@ -45,7 +45,9 @@ class Checkpoints:
         for left in filter(Path.is_dir, self.folder.glob(".*")):  # by a process killed in here
             shutil.rmtree(left)
         part = self.folder / ".part"
+        part.mkdir(parents=True)
         try:
+            _reserve(part / "room", sum(x.nbytes for x in jax.tree.leaves(state)))
             _write(part / "default", state)
             write_text(part / SUMS, _sums(part))
             part.rename(self.folder / str(step))
@@ -100,6 +102,14 @@ class Checkpoints:
         aside = self.folder / f"{step}.damaged"
         shutil.rmtree(aside, ignore_errors=True)  # what was damaged at this step before
         (self.folder / str(step)).rename(aside)
+
+
+def _reserve(file: Path, size: int) -> None:
+    """Find out whether there is room: where there is none, tensorstore prints tracebacks."""
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with naming(file), file.open("wb") as held:
+            os.posix_fallocate(held.fileno(), 0, size)
+        file.unlink()
 
 
 def _write(folder: Path, state: Any) -> None:

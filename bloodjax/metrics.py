@@ -116,16 +116,16 @@ def trim(file: Path, step: int) -> None:
     A line that is not JSON is dropped too: the last one, if that process died while writing it; of
     any other it is said.
     """
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    kept = []
+    text = file.read_bytes() if file.exists() else b""
+    lines, kept = text.splitlines(), []
     for number, line in enumerate(lines, 1):
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line.decode())
-        except ValueError:
+                kept.append(line.decode() + "\n")
+        except (ValueError, KeyError, TypeError):
             if number < len(lines):
                 console.print(f"{file}: line {number} is damaged and left out", soft_wrap=True)
-    if len(kept) < len(lines):
+    if "".join(kept).encode() != text:
         write_text(file, "".join(kept))
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -141,8 +142,10 @@ def join_chunks(parts: Path, out: np.ndarray, size: int) -> np.ndarray:
 
 def write(file: Path, array: Array) -> None:
     """Write an .npy file, whole or not at all."""
-    with replacing(file) as part, part.open("wb") as handle:
-        np.save(handle, np.asarray(array))
+    content = io.BytesIO()  # np.save into a file on a full disk forgets which error it was
+    np.save(content, np.asarray(array))
+    with replacing(file) as part:
+        part.write_bytes(content.getbuffer())
 
 
 def read(file: Path) -> np.ndarray:
@@ -193,7 +196,7 @@ def origin(file: Path) -> dict[str, Any]:
         ValueError: it is not a file that `run` wrote.
     """
     try:
-        with np.load(file, allow_pickle=False) as content:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
             made_by = json.loads(str(content["made_by"]))
             return {name: made_by[name] for name in ("step", "sha256", "count", "options")}
     except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:

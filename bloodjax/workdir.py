@@ -39,7 +39,7 @@ def environment() -> dict[str, str]:
         ["git", "rev-parse", "HEAD"],
         cwd=Path(bloodjax.__file__).parent,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     ).stdout.strip()
     return {
@@ -64,7 +64,8 @@ def lock(workdir: Path) -> Iterator[None]:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     file = workdir / ".lock"
-    with naming(file), file.open("a+", encoding="utf-8") as held:
+    held = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -73,11 +74,14 @@ def lock(workdir: Path) -> Iterator[None]:
                 f"{workdir} is in use by {who}: wait for it, stop it, or use another --workdir"
             ) from None
         except OSError as error:
-            console.print(f"{file}: {error.strerror}; start no second process on this workdir")
-        held.truncate(0)
-        held.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        held.flush()
+            said = f"{file}: {error.strerror}; start no second process on this workdir"
+            console.print(said, soft_wrap=True)
+        with naming(file):
+            os.ftruncate(held, 0)
+            os.write(held, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
+    finally:
+        os.close(held)
 
 
 def claim(workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: str = "") -> None:
