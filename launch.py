@@ -69,11 +69,18 @@ def work(config: dict[str, Any], method: Method, dataset: Dataset, folder: Path)
             score.run(folder, dataset, **config["score"])
 
 
-def start(argv: list[str]) -> None:
-    """`main`, with what a user can mend said in one line; a traceback means a bug."""
+def start(argv: list[str]) -> int | None:
+    """`main`, with what a user can mend said in one line; a traceback means a bug.
+
+    Returns:
+        The exit code. Returned, not raised: an error keeps what its frames hold, and JAX may crash
+        when arrays outlive it.
+    """
     stop_at_once()
     try:
         main(argv)
+    except SystemExit as stop:
+        return stop.code
     except (ValueError, OSError, FloatingPointError) as error:
         source = traceback.extract_tb(error.__traceback__)[-1].filename
         ours = Path(bloodjax.__file__).parent in Path(source).parents
@@ -81,7 +88,7 @@ def start(argv: list[str]) -> None:
             raise
         text = workdir.explain(error) if isinstance(error, OSError) else str(error)
         console.print(f"error: {text}", markup=False, soft_wrap=True)
-        raise SystemExit(1) from None
+        return 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """How XLA compiles in this process, and where compiled programs are kept for the next one."""
 
 import os
+import re
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,28 @@ def prepare(deterministic: bool) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Also what compiles in less than a second: of such a start has dozens.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        replace_broken(folder)
+
+
+def replace_broken(folder: Path) -> None:
+    """Have programs in `folder` that cannot be read written anew.
+
+    A kill or a full disk leaves them cut short. JAX then warns and compiles, at every start: it
+    writes only what is not there.
+    """
+    show = warnings.showwarning
+
+    def showwarning(message: Warning | str, *rest: Any, **options: Any) -> None:
+        broken = re.match(
+            "Error reading persistent compilation cache entry for '(.+?)'", str(message)
+        )
+        if broken is None:
+            show(message, *rest, **options)
+            return
+        for entry in folder.glob(f"{broken[1]}-*"):
+            entry.unlink(missing_ok=True)
+
+    warnings.showwarning = showwarning
 
 
 def ahead(jitted: Any, *arguments: Any) -> float:

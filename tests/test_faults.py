@@ -306,6 +306,7 @@ def launch(tmp_path_factory):
         command = [sys.executable, "-X", "warn_default_encoding", "-W", "always::EncodingWarning"]
         command += ["launch.py", "--config=configs/vae.py:quick", f"--workdir={run}"]
         command += [f"--config.data.path={folder / 'noise.npz'}", "--config.method.width=4"]
+        command += ["--config.method.latent=8"]
         command += ["--config.sample.count=20", "--config.score.count=20", *arguments]
         if limit:
             command = ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "bash", *command]
@@ -330,12 +331,15 @@ def assert_one_line(done, *words):
 
 
 def test_the_program_meets_a_full_disk_and_goes_on_without_it(launch, tmp_path):
-    epochs = "--config.train.epochs=2"
-    full = launch(tmp_path / "run", "--mode=train", epochs, limit=16)  # KiB
+    options = ["--config.train.epochs=2", "--config.deterministic=True"]
+    options += ["--config.sample.count=2000", "--config.sample.chunk=1000"]  # 768 KB a chunk
+    full = launch(tmp_path / "run", *options, limit=16)  # KiB
     assert_one_line(full, f"{tmp_path}/run/checkpoints/", "File too large", "ulimit -f", "goes on")
+    full = launch(tmp_path / "run", *options, limit=700)  # a checkpoint fits, a chunk does not
+    assert_one_line(full, "0-0.npy.part: File too large")
     # the same command, with odd ideas of language and time
     odd = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "Pacific/Apia"}
-    again = launch(tmp_path / "run", epochs, **odd)
+    again = launch(tmp_path / "run", *options, **odd)
     assert again.returncode == 0, again.stderr
     assert f"{ROOT}/bloodjax" not in again.stderr, "a file is opened in the locale's encoding"
     assert {"samples.npz", "scores.json", "report"} <= {

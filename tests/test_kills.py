@@ -35,6 +35,8 @@ TINY = {
 }
 SECONDS = {"step": 0.05, "checkpoint": 0.1, "sample": 0.05, "score": 0.3}  # about what one takes
 
+MOST = {"step": 9, "checkpoint": 3, "sample": 4, "score": 1}  # of which a process may do so many
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -137,13 +139,12 @@ def test_killed_once_and_started_again_is_the_straight_run(start, place, name, s
 @pytest.mark.parametrize("name", TINY)
 def test_killed_twenty_times_is_the_straight_run(start, place, name):
     """A log of the kills is printed: pytest -m slow -s."""
-    epochs, rng = 10, np.random.default_rng(list(TINY).index(name))
+    epochs, rng = 32, np.random.default_rng(list(TINY).index(name))
     stages = [*rng.permutation(["step"] * 8 + ["checkpoint"] * 5), *["sample"] * 4, *["score"] * 3]
     finish(start(name, f"long-{name}", epochs))
     folder = place / f"killed-{name}"
     for kill, stage in enumerate(stages, 1):
-        times, delay = int(rng.integers(1, 4)), rng.uniform(0, SECONDS[stage])
-        times = 1 if stage in ("checkpoint", "score") else times
+        times, delay = int(rng.integers(1, MOST[stage] + 1)), rng.uniform(0, SECONDS[stage])
         stop(start(name, f"killed-{name}", epochs), stage, times, delay)
         steps = sorted(int(p.name) for p in folder.glob("checkpoints/[0-9]*"))
         log = folder / "metrics.jsonl"

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from small import cells, method
 
-from bloodjax import methods, metrics, train
+from bloodjax import compilation, methods, metrics, train
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.images import to_float
 
@@ -182,6 +183,35 @@ def test_a_signal_saves_in_mid_epoch_and_the_run_goes_on_bitwise(tmp_path, monke
     assert [r["step"] for r in lines(tmp_path / "stopped")] == list(range(1, 11))
 
 
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, capsys):
+    straight = run(tmp_path / "run")
+    before = lines(tmp_path / "run")
+    (data,) = (tmp_path / "run" / "checkpoints" / "6").rglob("manifest.ocdbt")
+    data.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"checkpoints/6 is damaged .*--mode=train makes it again"):
+        train.restore(method(), tmp_path / "run", seeds=(0,))
+    capsys.readouterr()
+    equal(straight, run(tmp_path / "run"))
+    assert "training goes on from step 3 of 6" in capsys.readouterr().err
+    assert [r["vae_loss"] for r in lines(tmp_path / "run")] == [r["vae_loss"] for r in before]
+    equal(straight, train.restore(method(), tmp_path / "run", seeds=(0,)))
+
+
+def test_compilation_is_no_part_of_images_per_second(tmp_path, monkeypatch, capsys):
+    ahead = compilation.ahead
+
+    def slow(*arguments):
+        time.sleep(2)
+        return ahead(*arguments) + 2
+
+    monkeypatch.setattr(compilation, "ahead", slow)
+    run(tmp_path)
+    rows = lines(tmp_path)
+    assert rows[0]["compile_s"] > 2 and not any("compile_s" in row for row in rows[1:])
+    assert rows[0]["images_per_s"] > 16, "two steps of 16 images take less than a second"
+    assert "training compiled in 2." in capsys.readouterr().err
+
+
 def test_lines_of_a_process_that_died_before_it_saved_are_dropped(tmp_path):
     run(tmp_path, epochs=1)
     with (tmp_path / "metrics.jsonl").open("a") as log:
@@ -218,6 +248,7 @@ def test_a_parameter_that_is_not_finite_is_never_saved():
         ({"learning_rate": -1.0}, "train.learning_rate"),
         ({"ema_decay": 1.0}, "train.ema_decay=1.0"),
         ({"checkpoint_epochs": 0}, "train.checkpoint_epochs"),
+        ({"keep": 0}, "train.keep=0"),
         ({"scan_steps": -1}, "train.scan_steps"),
         ({"beta": 0.9}, r"train\.beta: no such option; did you mean train\.beta[12]"),
     ],
