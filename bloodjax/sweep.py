@@ -21,6 +21,7 @@ from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bloodjax import compilation
 from bloodjax.progress import console
 
 STRATEGIES = ("loop", "vmap", "map", "sharded", "sharded-vmap", "sharded-map")
@@ -65,6 +66,10 @@ class Loop:
     def share(self, array: np.ndarray) -> Array:
         """What all seeds read, on the device once."""
         return jnp.asarray(array)
+
+    def compile(self, length: int, states: list[Any], orders: list[Array], *data: Array) -> float:
+        """Be ready for this call; the seconds it took."""
+        return compilation.ahead(self.compiled, length, states[0], orders[0], *data)
 
     def __call__(
         self, length: int, states: list[Any], orders: list[Array], *data: Array
@@ -113,6 +118,9 @@ class Together:
 
     def share(self, array: np.ndarray) -> Array:
         return jax.device_put(array, NamedSharding(self.mesh, P()))
+
+    def compile(self, length: int, state: Any, order: Array, *data: Array) -> float:
+        return compilation.ahead(self.compiled, length, state, order, *data)
 
     def __call__(self, length: int, state: Any, order: Array, *data: Array) -> tuple[Any, Any]:
         return self.compiled(length, state, order, *data)
