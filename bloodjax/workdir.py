@@ -178,7 +178,7 @@ def replacing(file: Path) -> Iterator[Path]:
     # the thread's number, one in the system: several processes may write the same file of a cache
     part = file.with_name(f".{file.name}.{threading.get_native_id()}.part")
     try:
-        with naming(part):
+        with naming(file):
             yield part
             with part.open("rb+") as written:
                 os.fsync(written.fileno())
