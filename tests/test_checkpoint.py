@@ -101,7 +101,11 @@ def truncate(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, lambda file: file.unlink()])
+def empty(file):
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, empty, Path.unlink])
 def test_damage_to_any_file_is_found_and_the_one_before_is_taken(saved, damage, capsys):
     whole = shutil.copytree(saved.folder, saved.folder.with_name("whole"))
     for name in contents(whole / "8"):

@@ -47,6 +47,9 @@ def test_a_file_that_does_not_fit_is_as_it_was_and_is_named(tmp_path):
         workdir.write_text(file, "x" * 100)
     assert contents(tmp_path) == {file: b"first"}
     said = workdir.explain(full.value)
+    os.link(file, tmp_path / "same file")
+    workdir.write_text(file, "second")
+    assert (tmp_path / "same file").read_text() == "first", "replaced, not overwritten"
     assert str(tmp_path / "x.json") in said and "ulimit -f" in said
 
 

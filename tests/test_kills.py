@@ -20,7 +20,7 @@ SEEDS = (0, 3)
 OPTIONS = [
     "--config.seeds=0,3",
     "--config.train.batch_size=64",  # 4 steps an epoch
-    "--config.sample.chunk=4",
+    "--config.sample.chunk=1",
     "--config.sample.count=50",
     "--config.score.count=50",
 ]
@@ -33,7 +33,7 @@ TINY = {
         "--config.sample.steps=3",
     ],
 }
-SECONDS = {"step": 0.05, "checkpoint": 0.1, "sample": 0.05, "score": 0.3}  # about what one takes
+SECONDS = {"step": 0.05, "checkpoint": 0.1, "sample": 0.01, "score": 0.3}  # about what one takes
 
 MOST = {"step": 9, "checkpoint": 3, "sample": 4, "score": 1}  # of which a process may do so many
 
@@ -79,16 +79,17 @@ def finish(process):
 
 def stop(process, stage, times, delay, number=signal.SIGKILL):
     """Send a signal `delay` seconds after the process has begun `stage` so many times."""
-    for line in process.stdout:
-        times -= line.strip() == stage
-        if times == 0:
-            break
-    else:
-        pytest.fail(f"it was over before it came to {stage}: {process.stderr.read()}")
-    time.sleep(delay)
-    assert process.poll() is None, f"it was over before it could be stopped in {stage}"
-    process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
+    with process:
+        for line in process.stdout:
+            times -= line.strip() == stage
+            if times == 0:
+                break
+        else:
+            pytest.fail(f"it was over before it came to {stage}: {process.stderr.read()}")
+        time.sleep(delay)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode in (-number, 128 + number), "it was over before it could be stopped"
     assert "Traceback" not in said
     return said
 

@@ -189,8 +189,7 @@ def test_a_signal_saves_in_mid_epoch_and_the_run_goes_on_bitwise(tmp_path, monke
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, capsys):
     straight = run(tmp_path / "run")
     before = lines(tmp_path / "run")
-    (data,) = (tmp_path / "run" / "checkpoints" / "6").rglob("manifest.ocdbt")
-    data.write_bytes(b"")
+    (tmp_path / "run" / "checkpoints" / "6" / "default" / "manifest.ocdbt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"checkpoints/6 is damaged .*--mode=train makes it again"):
         train.restore(method(), tmp_path / "run", seeds=(0,))
     capsys.readouterr()
