@@ -4,11 +4,11 @@ import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
+from jax.errors import JaxRuntimeError
 from ml_collections import config_flags
 
 import bloodjax
-from bloodjax import data, doctor, methods, report, sample, score, train, workdir
-from bloodjax.progress import console
+from bloodjax import data, doctor, hosts, methods, report, sample, score, train, workdir
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "what to do, e.g. configs/ddpm.py or configs/ddpm.py:quick"
@@ -20,6 +20,9 @@ MODE = flags.DEFINE_enum(
     "one stage or all of them; doctor says what this machine has",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "where the files go (default runs/<config name>)")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several hosts")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "on all hosts; 1: alone, ask nobody")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
 
 
 def main(argv: list[str]) -> None:
@@ -29,6 +32,7 @@ def main(argv: list[str]) -> None:
         return
     if CONFIG.value is None or argv[1:]:
         raise app.UsageError(f"expected --config=FILE; not understood: {argv[1:]}")
+    hosts.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     config = CONFIG.value.to_dict()
     folder = Path(WORKDIR.value or Path("runs", config["name"]))
     dataset = data.load(**config["data"])
@@ -38,6 +42,8 @@ def main(argv: list[str]) -> None:
     sample.check(method, **config["sample"])
     if MODE.value in ("run", "score"):  # may download weights
         score.check(**config["score"])
+    what = {k: v for k, v in config.items() if k != "data"}  # where the data lies may differ
+    hosts.same("configuration, data set or mode", [what, dataset.digest, MODE.value])
     workdir.claim(folder, config, dataset, free)
 
     match MODE.value:
@@ -45,7 +51,6 @@ def main(argv: list[str]) -> None:
             state = train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
             sample.run(method, state, folder, **config["sample"])
             score.run(folder, dataset, **config["score"])
-            report.run(folder, dataset)
         case "train":
             train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
         case "sample":
@@ -53,8 +58,9 @@ def main(argv: list[str]) -> None:
             sample.run(method, state, folder, **config["sample"])
         case "score":
             score.run(folder, dataset, **config["score"])
-        case "report":
-            report.run(folder, dataset)
+    if MODE.value in ("run", "report") and hosts.is_main():
+        report.run(folder, dataset)
+    hosts.barrier()  # all leave together
 
 
 def start(argv: list[str]) -> None:
@@ -62,15 +68,17 @@ def start(argv: list[str]) -> None:
     try:
         main(argv)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from what is saved")
-        raise SystemExit(130) from None
+        hosts.leave(130, "stopped; the same command goes on from what is saved")
     except (ValueError, OSError, FloatingPointError) as error:
         source = traceback.extract_tb(error.__traceback__)[-1].filename
         ours = Path(bloodjax.__file__).parent in Path(source).parents
         if not ours and not isinstance(error, OSError):
             raise
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
-        raise SystemExit(1) from None
+        hosts.leave(1, f"error: {error}")
+    except JaxRuntimeError as error:
+        if hosts.count() == 1:
+            raise
+        hosts.leave(1, f"error: {error}; if another process has ended, start all of them again")
 
 
 if __name__ == "__main__":

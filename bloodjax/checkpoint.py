@@ -7,14 +7,23 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
+
+from bloodjax import hosts
 
 
 class Checkpoints:
     """The checkpoints in `folder`, of which the newest `keep` are kept."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        own = jax.process_index()  # each process for itself: what is here is whole on every one
+        alone = MultiprocessingOptions(own, {own}, barrier_sync_key_prefix=f"process{own}")
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False, create=True
+            max_to_keep=keep,
+            enable_async_checkpointing=False,
+            create=False,  # which it does not do in this mode
+            multiprocessing_options=alone if hosts.count() > 1 else MultiprocessingOptions(),
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
@@ -34,7 +43,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any) -> None:
-        """Write `state`, a pytree of NumPy arrays; returns when it is on disk."""
+        """Write `state`, a pytree of NumPy arrays; returns when it is on disk.
+
+        With several processes it is process 0 that does, and the others return at once.
+        """
+        if not hosts.is_main():
+            return
         self._manager.save(step, args=ocp.args.StandardSave(state))
         self._manager.wait_until_finished()
 

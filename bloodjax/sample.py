@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from bloodjax import sweep
+from bloodjax import hosts, sweep
 from bloodjax.images import to_uint8
 from bloodjax.methods import Method, Params, Stats, accepts
 from bloodjax.progress import console, progress
@@ -62,7 +62,7 @@ def run(
     """
     file = workdir / "samples.npz"
     made_by = {"step": int(state.step[0]), "count": count, "options": options}
-    if is_made(file, made_by):
+    if hosts.from_main(lambda: is_made(file, made_by), np.bool_(False)):
         console.print(f"{file} is there already ({count} images a seed)")
         return
 
@@ -80,20 +80,23 @@ def run(
             for start in range(0, count, size):
                 indices = jnp.arange(start, start + size)
                 stop = min(start + size, count)
-                out[s, start:stop] = draw(params, stats, seed, indices)[: stop - start]
+                drawn = hosts.fetch(draw(params, stats, seed, indices))
+                out[s, start:stop] = drawn[: stop - start]
                 tell(stop - start)
             trace.append(np.asarray(strip(params, stats, seed, jnp.arange(TRACES))))
-    with replacing(file) as part, part.open("wb") as handle:
-        np.savez(
-            handle,
-            images=out,
-            labels=np.full((seeds, count), -1, np.int32),
-            seeds=np.asarray(state.seed),
-            step=state.step[0],
-            trace=np.stack(trace),
-            trace_name=method.trace_title,
-            made_by=json.dumps(made_by),
-        )
+    if hosts.is_main():
+        with replacing(file) as part, part.open("wb") as handle:
+            np.savez(
+                handle,
+                images=out,
+                labels=np.full((seeds, count), -1, np.int32),
+                seeds=np.asarray(state.seed),
+                step=state.step[0],
+                trace=np.stack(trace),
+                trace_name=method.trace_title,
+                made_by=json.dumps(made_by),
+            )
+    hosts.barrier()  # from here on the others may read it
 
 
 def is_made(file: Path, made_by: dict[str, Any]) -> bool:

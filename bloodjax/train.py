@@ -1,6 +1,7 @@
 """Training: the state, one step of it, and the loop that survives being stopped."""
 
 import functools
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 from jax import Array, lax, random
 
-from bloodjax import autotune, metrics
+from bloodjax import autotune, hosts, metrics
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.data import Dataset
 from bloodjax.images import to_float
@@ -175,11 +176,12 @@ def restore(method: Method, workdir: Path, *, seeds: Sequence[int]) -> State:
     Raises:
         FileNotFoundError: there is none.
     """
+    like = abstract(method, seeds)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         step = checkpoints.latest()
         if step is None:
             raise FileNotFoundError(f"{workdir}/checkpoints is empty: train first, --mode=train")
-        return checkpoints.restore(step, abstract(method, seeds))
+        return hosts.from_main(lambda: checkpoints.restore(step, like), like)
 
 
 def run(
@@ -233,12 +235,13 @@ def run(
     log_file = workdir / "metrics.jsonl"
     with Checkpoints(workdir / "checkpoints") as checkpoints, stop_signals() as stopped:
         # ---- where it starts, and how ----
-        done = checkpoints.latest() or 0
+        like = abstract(method, seeds)
+        done = int(hosts.from_main(lambda: checkpoints.latest() or 0, np.int64(0)))
         if done:
-            state = checkpoints.restore(done, abstract(method, seeds))
+            state = hosts.from_main(lambda: checkpoints.restore(done, like), like)
             console.print(f"training goes on from step {done} of {total} ({workdir})")
         else:
-            state = initial(method, tx, seeds)
+            state = hosts.from_main(lambda: initial(method, tx, seeds), like)
         metrics.trim(log_file, done)
         if done == total:
             return state
@@ -253,7 +256,8 @@ def run(
             return program.put(shuffle(all_seeds, epoch), None, "data")
 
         # ---- the loop: dispatch some steps, then read the metrics of those before ----
-        with log_file.open("a") as log, progress("train", total, done) as tell:
+        own_file = log_file if hosts.is_main() else Path(os.devnull)
+        with own_file.open("a") as log, progress("train", total, done) as tell:
             pending: tuple[int, int, Any] | None = None
             mark = time.perf_counter()
 
@@ -277,13 +281,14 @@ def run(
                 pending = (done, length, chunk)
                 done += length
                 epoch_ends = done % (per_epoch * checkpoint_epochs) == 0 or done == total
-                if epoch_ends or stopped:
+                leaving = hosts.largest(stopped[0] if stopped else 0)  # all at the same step
+                if epoch_ends or leaving:
                     read()
                     log.flush()
                     checkpoints.save(done, check_finite(program.fetch(state), done))
-                if stopped:
+                if leaving:
                     console.print(f"stopped at step {done}; the same command goes on from there")
-                    raise SystemExit(128 + stopped[0])
+                    raise SystemExit(128 + leaving)
     return program.fetch(state)
 
 

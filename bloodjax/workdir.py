@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 import bloodjax
+from bloodjax import hosts
 from bloodjax.data import Dataset
 from bloodjax.progress import console
 
@@ -122,7 +123,9 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write `file` whole or leave it as it was."""
+    """Write `file` whole or leave it as it was; with several processes, process 0 does."""
+    if not hosts.is_main():
+        return
     with replacing(file) as part:
         part.write_text(text, encoding="utf-8")
 
