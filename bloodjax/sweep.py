@@ -102,7 +102,7 @@ class Together:
                 axis_names={"seed"},
             )(*arguments)
 
-        # Metrics are made whole by the step itself: fetching those of one must not wait for the next.
+        # The step itself makes metrics whole: fetching those of one need not wait for the next.
         where = (None, NamedSharding(mesh, P())) if hosts.count() > 1 else None
         self.compiled = jax.jit(every, static_argnums=0, donate_argnums=1, out_shardings=where)
 

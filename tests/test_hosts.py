@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -17,12 +16,21 @@ import pytest
 from bloodjax import autotune, data, hosts, methods, train
 
 ROOT = Path(__file__).parent.parent
-SMALL = {
-    "gan": ["--config.method.width=4", "--config.method.discriminator_width=4"],
-    "vae": ["--config.method.width=4"],
+SMALL = {  # tiny, and with few steps where a unit may be on either side of its kink: a few such
+    # units, which rounding decides, and the parameters are 1e-4 apart, also on one machine
+    "gan": [
+        "--config.method.width=4",
+        "--config.method.discriminator_width=4",
+        "--config.train.batch_size=200",
+    ],
+    "ddpm": [
+        "--config.method.widths=(8,8)",
+        "--config.method.timesteps=20",
+        "--config.sample.steps=3",
+        "--config.train.batch_size=64",
+    ],
 }
 SHORT = [
-    "--config.train.batch_size=64",
     "--config.train.epochs=2",
     "--config.sample.count=30",
     "--config.sample.chunk=2",
@@ -34,7 +42,7 @@ HUNG = 240  # seconds after which a test gives up
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory):
-    """A MedMNIST-style file of a few synthetic cells, called what it is."""
+    """A file of a few synthetic cells, as in test_launch.py."""
     some = data.load("synthetic", split="val")
     rows = {"train": slice(0, 140), "val": slice(140, 170), "test": slice(170, 200)}
     arrays = {f"{split}_images": some.images[s] for split, s in rows.items()}
@@ -131,19 +139,19 @@ def appears(file, *processes):
         time.sleep(0.01)
 
 
-def state(folder, name, seeds):
-    shape, options = (28, 28, 3), json.loads((folder / "config.json").read_text())["config"]
-    method = methods.make(shape=shape, **options["method"])
-    return train.restore(method, folder, seeds=seeds)
+def state(folder, seeds):
+    options = json.loads((folder / "config.json").read_text())["config"]["method"]
+    return train.restore(methods.make(shape=(28, 28, 3), **options), folder, seeds=seeds)
 
 
-def check_alike(one, two, name, seeds):
+def check_alike(one, two, seeds, steps):
     """Parameters to 1e-5, images to a grey level, scores to 1e-4, and nothing written twice."""
-    a, b = (state(folder, name, seeds) for folder in (one, two))
-    assert a.step.tolist() == b.step.tolist() == [8] * len(seeds)
-    for x, y in ((a.params, b.params), (a.stats, b.stats)):
-        x, y = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves((t, 1.0))]) for t in (x, y))
-        assert np.linalg.norm(x - y) <= 1e-5 * np.linalg.norm(x)
+    a, b = (state(folder, seeds) for folder in (one, two))
+    assert a.step.tolist() == b.step.tolist() == [steps] * len(seeds)
+    x, y = (
+        np.concatenate([x.ravel() for x in jax.tree.leaves((s.params, s.stats))]) for s in (a, b)
+    )
+    assert np.linalg.norm(x - y) <= 1e-5 * np.linalg.norm(x)
     with np.load(one / "samples.npz") as x, np.load(two / "samples.npz") as y:
         assert x["images"].shape == y["images"].shape == (len(seeds), 30, 28, 28, 3)
         assert x["images"].std() > 1
@@ -155,33 +163,104 @@ def check_alike(one, two, name, seeds):
         for key in ("value", "floor", "kid"):
             assert b[key] == pytest.approx(a[key], rel=1e-4)
     lines = [json.loads(line) for line in (two / "metrics.jsonl").read_text().splitlines()]
-    assert [(m["step"], m["seed"]) for m in lines] == [(t, s) for t in range(1, 9) for s in seeds]
+    assert [(m["step"], m["seed"]) for m in lines] == [
+        (t, s) for t in range(1, steps + 1) for s in seeds
+    ]
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
-    assert sorted(p.name for p in (two / "checkpoints").iterdir()) == ["4", "8"]
+    kept = [sorted(p.name for p in (folder / "checkpoints").iterdir()) for folder in (one, two)]
+    assert kept[0] == kept[1]
 
 
 def test_two_processes_are_as_one(alone, pair, tmp_path):
     """A DCGAN of one seed: every batch, with its BatchNorm, is spread over both processes."""
     one, two = tmp_path / "one", tmp_path / "two"
-    succeed(alone("gan", one))
     main, other = succeed(*pair("gan", two))
-    check_alike(one, two, "gan", [0])
+    succeed(alone("gan", one))
+    check_alike(one, two, [0], steps=2)
     assert "2 processes, 8 devices" in main and "report:" in main
-    assert {line for line in other.splitlines() if "Gloo" not in line} <= {""}, "only 0 reports"
+    assert not [line for line in other.splitlines() if "Gloo" not in line], "only 0 reports"
     record = json.loads((two / "strategy.json").read_text())
     assert (record["strategy"], record["devices"], record["processes"]) == ("sharded", 8, 2)
 
 
 def test_stopped_or_killed_it_goes_on_where_it_was(alone, slurm, tmp_path):
-    """Three seeds, of which each process trains its own, found as under SLURM."""
-    run, long = tmp_path / "run", "--config.train.epochs=4000"
-    seeds = "--config.seeds=4,2,9"
+    """Three seeds of the DDPM, each process with its own ones, found as under SLURM."""
+    one, two, seeds = tmp_path / "one", tmp_path / "two", [4, 2, 9]
+    run = ["--config.seeds=4,2,9", "--config.train.epochs=12"]
 
     # A signal that reaches one of them stops both after the same step.
-    stopped = slurm("vae", tmp_path / "stopped", seeds, long)
-    appears(tmp_path / "stopped" / "checkpoints" / "4", *stopped)
+    stopped = slurm("ddpm", two, *run)
+    appears(two / "checkpoints" / "4", *stopped)
     stopped[1].send_signal(signal.SIGTERM)
     assert [ended(process)[0] for process in stopped] == [143, 143]
-    steps = [json.loads(m)["step"] for m in (tmp_path / "stopped/metrics.jsonl").open()]
-    saved = max(int(p.name) for p in (tmp_path / "stopped" / "checkpoints").iterdir())
-    assert max(steps) == saved and sorted(steps) == sorted([*range(1, saved + 1)] * 3)
+    done = [json.loads(line)["step"] for line in (two / "metrics.jsonl").open()]
+    saved = max(int(p.name) for p in (two / "checkpoints").iterdir())
+    assert 4 <= saved < 48, "it was too fast to stop"
+    assert sorted(done) == sorted([*range(1, saved + 1)] * 3)
+
+    # Killed, it ends the other with an error, which does not wait for ever.
+    killed = slurm("ddpm", two, *run)
+    appears(two / "checkpoints" / f"{saved // 4 * 4 + 4}", *killed)
+    killed[1].kill()
+    code, said = ended(killed[0], DEAD)
+    assert code not in (0, 143), said
+    assert not (two / "samples.npz").exists(), "it was too fast to kill"
+
+    succeed(*slurm("ddpm", two, *run))
+    succeed(alone("ddpm", one, *run))
+    check_alike(one, two, seeds, steps=48)
+
+
+def test_processes_that_were_started_differently_refuse(pair, tmp_path):
+    rates = ((), ("--config.train.learning_rate=0.5",))
+    for process in pair("gan", tmp_path / "run", last=rates):
+        code, said = ended(process)
+        assert code == 1
+        assert "processes [1] have another configuration, data set or mode than process 0" in said
+    assert not (tmp_path / "run").exists()
+
+
+# ---- with one process ----
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({}, ""),
+        ({"SLURM_STEP_NODELIST": "a,b", "SLURM_NTASKS": "2"}, "SLURM"),
+        ({"SLURM_STEP_NODELIST": "a", "SLURM_NTASKS": "1"}, ""),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, ""),  # a batch script without srun
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI"),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, ""),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, "Cloud TPU"),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, ""),
+        ({"KUBERNETES_SERVICE_HOST": "x", "JOB_COMPLETION_INDEX": "0"}, "Kubernetes"),
+        ({"KUBERNETES_SERVICE_HOST": "x"}, ""),  # any pod
+    ],
+)
+def test_what_started_this_process_is_known(environment, name):
+    assert hosts.cluster(environment) == name
+
+
+@pytest.mark.parametrize(
+    "given", [("x:1", None, None), (None, 2, 0), ("x:1", 2, 2), ("x:1", 2, -1), (None, None, 0)]
+)
+def test_half_of_the_flags_are_refused(given):
+    with pytest.raises(ValueError, match="--process_id=.*expected HOST:PORT"):
+        hosts.start(*given)
+
+
+def test_num_processes_1_is_alone_whatever_started_it(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    hosts.start(None, 1, None)
+    assert (hosts.count(), hosts.is_main()) == (1, True)
+
+
+def test_several_processes_have_only_the_strategies_of_all_devices(monkeypatch):
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert autotune.candidates(1, 128) == ("sharded",)
+    assert autotune.expand("sharded,sharded-map") == ("sharded", "sharded-map")
+    for strategy in ("loop", "sharded,vmap"):
+        with pytest.raises(ValueError, match="2 processes, expected auto, or of sharded, "):
+            autotune.expand(strategy)
