@@ -2,13 +2,29 @@
 
 import traceback
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
 from ml_collections import config_flags
 
 import bloodjax
-from bloodjax import data, doctor, hosts, methods, report, sample, score, train, workdir
+from bloodjax import (
+    compilation,
+    data,
+    doctor,
+    hosts,
+    methods,
+    report,
+    sample,
+    score,
+    train,
+    workdir,
+)
+from bloodjax.data import Dataset
+from bloodjax.interrupt import stop_at_once
+from bloodjax.methods import Method
+from bloodjax.progress import console
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "what to do, e.g. configs/ddpm.py or configs/ddpm.py:quick"
@@ -32,8 +48,9 @@ def main(argv: list[str]) -> None:
         return
     if CONFIG.value is None or argv[1:]:
         raise app.UsageError(f"expected --config=FILE; not understood: {argv[1:]}")
-    hosts.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     config = CONFIG.value.to_dict()
+    compilation.prepare(config["deterministic"])
+    hosts.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     folder = Path(WORKDIR.value or Path("runs", config["name"]))
     dataset = data.load(**config["data"])
     method = methods.make(shape=dataset.images.shape[1:], **config["method"])
@@ -44,41 +61,60 @@ def main(argv: list[str]) -> None:
         score.check(**config["score"])
     what = {k: v for k, v in config.items() if k != "data"}  # where the data lies may differ
     hosts.same("configuration, data set or mode", [what, dataset.digest, MODE.value])
-    workdir.claim(folder, config, dataset, free)
+    if MODE.value == "report":  # reads alone, also what another process is writing
+        workdir.claim(folder, config, dataset)
+        if hosts.is_main():
+            report.run(folder, dataset)
+    else:
+        with workdir.lock(folder):
+            workdir.claim(folder, config, dataset, free)
+            work(config, method, dataset, folder)
+    hosts.barrier()  # all leave together
 
+
+def work(config: dict[str, Any], method: Method, dataset: Dataset, folder: Path) -> None:
+    """The stages that the mode asks for, one after the other."""
     match MODE.value:
         case "run":
             state = train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
             sample.run(method, state, folder, **config["sample"])
             score.run(folder, dataset, **config["score"])
+            if hosts.is_main():
+                report.run(folder, dataset)
         case "train":
             train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
         case "sample":
             state = train.restore(method, folder, seeds=config["seeds"])
             sample.run(method, state, folder, **config["sample"])
         case "score":
+            sample.check_made(folder, **config["sample"])
             score.run(folder, dataset, **config["score"])
-    if MODE.value in ("run", "report") and hosts.is_main():
-        report.run(folder, dataset)
-    hosts.barrier()  # all leave together
 
 
-def start(argv: list[str]) -> None:
-    """`main`, with what a user can mend said in one line; a traceback means a bug."""
+def start(argv: list[str]) -> int | None:
+    """`main`, with what a user can mend said in one line; a traceback means a bug.
+
+    Returns:
+        The exit code. Returned, not raised: an error keeps what its frames hold, and JAX may crash
+        when arrays outlive it.
+    """
+    stop_at_once()
     try:
         main(argv)
-    except KeyboardInterrupt:
-        hosts.leave(130, "stopped; the same command goes on from what is saved")
+    except SystemExit as stop:
+        return stop.code
     except (ValueError, OSError, FloatingPointError) as error:
         source = traceback.extract_tb(error.__traceback__)[-1].filename
         ours = Path(bloodjax.__file__).parent in Path(source).parents
         if not ours and not isinstance(error, OSError):
             raise
-        hosts.leave(1, f"error: {error}")
+        text = workdir.explain(error) if isinstance(error, OSError) else str(error)
+        hosts.abandon(1, f"error: {text}")
+        console.print(f"error: {text}", markup=False, soft_wrap=True)
+        return 1
     except JaxRuntimeError as error:
-        if hosts.count() == 1:
-            raise
-        hosts.leave(1, f"error: {error}; if another process has ended, start all of them again")
+        hosts.abandon(1, f"error: {error}; if another process has ended, start all of them again")
+        raise
 
 
 if __name__ == "__main__":

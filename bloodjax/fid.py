@@ -125,12 +125,17 @@ def run(args: argparse.Namespace) -> None:
     inputs = args.paths[:1] if args.save_stats else args.paths
     if args.save_stats and args.paths[1].exists():
         raise ValueError(f"{args.paths[1]} exists: remove it or name another file")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size {args.batch_size}: expected at least 1")
     sources = [
         None
         if is_statistics(path)
         else open_images(path, args.batch_size, args.num_workers, args.seed)
         for path in inputs
     ]
+    for path, source in zip(inputs, sources, strict=True):
+        if source and source.count < 2:
+            raise ValueError(f"{path}: {source.count} image, expected at least 2")
     extractor = any(sources) and features.make(
         "inception",
         protocol=args.protocol,
@@ -160,6 +165,7 @@ def run(args: argparse.Namespace) -> None:
         "n_a": sides[0].n,
         "n_b": sides[1].n,
         "extractor_sha256": made_by.get("sha256"),
+        "unverified": [str(p) for p, side in zip(inputs, sides, strict=True) if not side.made_by],
         "versions": environment(),
     }
     print(json.dumps(result, indent=1))

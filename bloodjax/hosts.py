@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -89,13 +89,15 @@ def is_main() -> bool:
     return count() == 1 or jax.process_index() == 0
 
 
-def leave(code: int, said: str) -> NoReturn:
-    """Say why, on any process, and end this one; not waiting for the others, as JAX would."""
-    which = f"process {jax.process_index()}: " if count() > 1 else ""
-    console.quiet = False
-    console.print(which + said, markup=False, soft_wrap=True)
+def abandon(code: int, said: str) -> None:
+    """Where there are other processes, say why, whichever this is, and end it; alone, do nothing.
+
+    For what only this process has met: JAX would wait for the others, which do not know of it.
+    """
     if count() == 1:
-        raise SystemExit(code)
+        return
+    console.quiet = False
+    console.print(f"process {jax.process_index()}: {said}", markup=False, soft_wrap=True)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

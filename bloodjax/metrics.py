@@ -2,20 +2,30 @@
 
 import json
 import math
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
+from bloodjax import hosts
 from bloodjax.methods import Metrics
-from bloodjax.workdir import write_text
+from bloodjax.progress import console
+from bloodjax.workdir import naming, write_text
 
-NOT_LOSSES = {"seed", "step", "epoch", "images_per_s"}
+NOT_LOSSES = {"seed", "step", "epoch", "images_per_s", "compile_s"}
 
 
 def write(
-    log: TextIO, seeds: Sequence[int], begin: int, per_epoch: int, chunk: Metrics, rate: float
+    log: TextIO,
+    seeds: Sequence[int],
+    begin: int,
+    per_epoch: int,
+    chunk: Metrics,
+    speed: Mapping[str, float],
 ) -> str:
     """Append the steps after `begin`; returns the last losses in words.
 
@@ -24,7 +34,8 @@ def write(
         begin: steps done before.
         per_epoch: steps in an epoch.
         chunk: each value float [seeds, steps].
-        rate: images per second, all seeds together.
+        speed: "images_per_s", all seeds together, and "compile_s" if there was something to compile
+            first, which that does not count.
 
     Raises:
         FloatingPointError: a value is not finite; names it, its step and its seed.
@@ -39,22 +50,86 @@ def write(
                     what = f"{name} is {value} at step {step} of seed {seed}"
                     raise FloatingPointError(f"{what}; the last good checkpoint is kept")
             where = {"seed": int(seed), "step": step, "epoch": (begin + i) // per_epoch}
-            log.write(json.dumps(where | values | {"images_per_s": round(rate, 1)}) + "\n")
+            timing = {name: round(value, 1) for name, value in speed.items()}
+            log.write(json.dumps(where | values | timing) + "\n")
     return "  ".join(f"{k} {v:.3f}" for k, v in values.items() if k.endswith("_loss"))
 
 
+@contextmanager
+def appending(file: Path) -> Iterator[TextIO]:
+    """`file`, open for further lines; those of other processes than 0 go nowhere."""
+    file = file if hosts.is_main() else Path(os.devnull)
+    with naming(file), file.open("a", encoding="utf-8") as log:
+        yield log
+
+
+class Log:
+    """What a training run writes to metrics.jsonl, one dispatch behind what it computes."""
+
+    def __init__(
+        self,
+        file: TextIO,
+        tell: Callable[..., None],
+        fetch: Callable[[Any], Metrics],
+        seeds: Sequence[int],
+        per_epoch: int,
+        batch_size: int,
+    ) -> None:
+        """`tell(steps, note)` shows progress; `fetch` brings what a program gave to the host."""
+        self.file, self.tell, self.fetch = file, tell, fetch
+        self.seeds, self.per_epoch, self.batch_size = seeds, per_epoch, batch_size
+        self.pending: tuple[int, Any, dict[str, float]] | None = None
+        self.speed: dict[str, float] = {}  # of the dispatch to come
+        self.mark = time.perf_counter()
+
+    def compiled(self, seconds: float) -> None:
+        """So long took what the dispatch to come needed first: no part of images per second."""
+        console.print(f"training compiled in {seconds:.1f} s")
+        self.mark += seconds
+        self.speed["compile_s"] = seconds
+
+    def follow(self, begin: int, chunk: Any) -> None:
+        """Write the dispatch before, once it is there; keep this one, the steps after `begin`."""
+        self.write_pending()
+        self.pending, self.speed = (begin, chunk, self.speed), {}
+
+    def settle(self) -> None:
+        """Have all on disk: a checkpoint must not be ahead of its metrics."""
+        self.write_pending()
+        self.file.flush()
+        if hosts.is_main():
+            os.fsync(self.file.fileno())
+
+    def write_pending(self) -> None:
+        if self.pending is None:
+            return
+        (begin, chunk, speed), self.pending = self.pending, None
+        chunk = self.fetch(chunk)
+        length = next(iter(chunk.values())).shape[1]
+        rate = length * self.batch_size * len(self.seeds) / (time.perf_counter() - self.mark)
+        self.mark = time.perf_counter()
+        speed["images_per_s"] = rate
+        losses = write(self.file, self.seeds, begin, self.per_epoch, chunk, speed)
+        self.tell(length, f"{rate:.0f} images/s  {losses}")
+
+
 def trim(file: Path, step: int) -> None:
-    """Drop the lines after `step`: they were written by a process that did not save so far."""
-    if not file.exists():
-        return
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    """Drop the lines after `step`: they were written by a process that did not save so far.
+
+    A line that is not JSON is dropped too: the last one, if that process died while writing it; of
+    any other it is said.
+    """
+    text = file.read_bytes() if file.exists() else b""
+    lines, kept = text.splitlines(), []
+    for number, line in enumerate(lines, 1):
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:  # the line that was being written when the process died
-            continue
-    write_text(file, "".join(kept))
+                kept.append(line.decode() + "\n")
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                console.print(f"{file}: line {number} is damaged and left out", soft_wrap=True)
+    if "".join(kept).encode() != text:
+        write_text(file, "".join(kept))
 
 
 def read(path: Path) -> dict[str, dict[int, np.ndarray]]:

@@ -1,18 +1,23 @@
 """Sampling: image i of seed s is a function of (s, i), whatever the chunk and the devices."""
 
 import functools
+import hashlib
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from bloodjax import hosts, sweep
+from bloodjax import compilation, hosts, sweep
 from bloodjax.images import to_uint8
+from bloodjax.interrupt import leave, stop_signals
 from bloodjax.methods import Method, Params, Stats, accepts
 from bloodjax.progress import console, progress
 from bloodjax.randomness import Purpose, key_at
@@ -20,6 +25,7 @@ from bloodjax.train import State
 from bloodjax.workdir import replacing
 
 TRACES = 4  # how many samples' traces are kept
+PARTS = ".samples-"  # what the folders of chunks are called before samples.npz is whole
 
 
 def images(
@@ -55,53 +61,165 @@ def run(
 ) -> None:
     """Write `count` images of every seed of `state` to samples.npz, unless they are there.
 
+    Chunks go into a hidden folder of `workdir` first, so that sampling goes on where it stopped.
+
     Args:
         count: images per seed.
         chunk: images per dispatch and device; no influence on the images.
         options: the sampler's own, see the method's `sample`.
+
+    Raises:
+        ValueError: the samples.npz that is there is no older one of this training.
+        SystemExit: SIGINT or SIGTERM; the chunk was finished and saved first.
     """
-    file = workdir / "samples.npz"
-    made_by = {"step": int(state.step[0]), "count": count, "options": options}
+    file, size = workdir / "samples.npz", chunk * jax.device_count()
+    model = {"step": int(state.step[0]), "sha256": digest((state.seed, state.ema, state.stats))}
+    made_by = {**model, "count": count, "options": options}
     if hosts.from_main(lambda: is_made(file, made_by), np.bool_(False)):
         console.print(f"{file} is there already ({count} images a seed)")
-        return
-
-    sample = functools.partial(method.sample, **options)
-    draw = sweep.over_devices(functools.partial(images, sample))
-    strip = jax.jit(functools.partial(images, functools.partial(method.trace, **options)))
-    size = chunk * jax.device_count()
-    seeds = len(state.seed)
-    out = np.empty((seeds, count, *method.shape), np.uint8)
-    trace = []
-    with progress("sample", seeds * count) as tell:
-        for s in range(seeds):
-            params, stats = jax.tree.map(lambda x, s=s: jnp.asarray(x[s]), (state.ema, state.stats))
-            seed = jnp.asarray(state.seed[s])
-            for start in range(0, count, size):
-                indices = jnp.arange(start, start + size)
-                stop = min(start + size, count)
-                drawn = hosts.fetch(draw(params, stats, seed, indices))
-                out[s, start:stop] = drawn[: stop - start]
-                tell(stop - start)
-            trace.append(np.asarray(strip(params, stats, seed, jnp.arange(TRACES))))
-    if hosts.is_main():
-        with replacing(file) as part, part.open("wb") as handle:
-            np.savez(
-                handle,
-                images=out,
-                labels=np.full((seeds, count), -1, np.int32),
-                seeds=np.asarray(state.seed),
-                step=state.step[0],
-                trace=np.stack(trace),
-                trace_name=method.trace_title,
-                made_by=json.dumps(made_by),
-            )
+    else:
+        # Chunks are named by all that they depend on; `count` is nothing of it.
+        name = hashlib.sha256(json.dumps([model, options, size]).encode()).hexdigest()
+        parts = workdir / f"{PARTS}{name[:16]}"
+        parts.mkdir(exist_ok=True)
+        draw_chunks(method, state, parts, count, size, options)
+        if hosts.is_main():
+            seeds = np.asarray(state.seed)
+            out = np.empty((len(seeds), count, *method.shape), np.uint8)
+            with replacing(file) as part, part.open("wb") as handle:
+                np.savez(
+                    handle,
+                    images=join_chunks(parts, out, size),
+                    labels=np.full(out.shape[:2], -1, np.int32),
+                    seeds=seeds,
+                    step=state.step[0],
+                    trace=np.stack([read(parts / f"{s}-trace.npy") for s in range(len(seeds))]),
+                    trace_name=method.trace_title,
+                    made_by=json.dumps(made_by),
+                )
     hosts.barrier()  # from here on the others may read it
+    if hosts.is_main():
+        for parts in workdir.glob(f"{PARTS}*"):
+            shutil.rmtree(parts)
+
+
+def draw_chunks(
+    method: Method, state: State, parts: Path, count: int, size: int, options: dict[str, Any]
+) -> None:
+    """Make what is missing in `parts`: SEED-START.npy of each chunk, and each SEED-trace.npy."""
+    draw = sweep.over_devices(
+        functools.partial(images, functools.partial(method.sample, **options))
+    )
+    strip = jax.jit(functools.partial(images, functools.partial(method.trace, **options)))
+
+    @functools.lru_cache(maxsize=1)
+    def model(s: int) -> Any:
+        return jax.tree.map(lambda x: jnp.asarray(x[s]), (state.ema, state.stats, state.seed))
+
+    seeds, starts = range(len(state.seed)), range(0, count, size)
+    chunks = {(s, start): parts / f"{s}-{start}.npy" for s in seeds for start in starts}
+    made = hosts.from_main(
+        lambda: np.array([file.exists() for file in chunks.values()]), np.zeros(len(chunks), bool)
+    )
+    missing = {where: chunks[where] for where, there in zip(chunks, made, strict=True) if not there}
+    if missing:
+        seconds = compilation.ahead(draw, *model(0), jnp.arange(size))
+        console.print(f"sampling compiled in {seconds:.1f} s")
+    total = len(seeds) * count
+    left = sum(min(size, count - start) for _, start in missing)
+    with stop_signals("chunk") as stopped, progress("sample", total, total - left) as tell:
+        for (s, start), file in missing.items():
+            write(file, hosts.fetch(draw(*model(s), jnp.arange(start, start + size))))
+            tell(min(size, count - start))
+            if leaving := hosts.largest(stopped[0] if stopped else 0):
+                leave(leaving, "the samples so far are saved")
+        for s in seeds if hosts.is_main() else ():
+            if not (file := parts / f"{s}-trace.npy").exists():
+                write(file, strip(*model(s), jnp.arange(TRACES)))
+
+
+def join_chunks(parts: Path, out: np.ndarray, size: int) -> np.ndarray:
+    """`out`, uint8 [S, N, H, W, C], filled from the chunks in `parts`."""
+    for s, images in enumerate(out):
+        for start in range(0, len(images), size):
+            here = images[start : start + size]
+            here[:] = read(parts / f"{s}-{start}.npy")[: len(here)]
+    return out
+
+
+def write(file: Path, array: Array) -> None:
+    """Write an .npy file, whole or not at all; with several processes, process 0 does."""
+    if not hosts.is_main():
+        return
+    content = io.BytesIO()  # np.save into a file on a full disk forgets which error it was
+    np.save(content, np.asarray(array))
+    with replacing(file) as part:
+        part.write_bytes(content.getbuffer())
+
+
+def read(file: Path) -> np.ndarray:
+    """What `write` wrote.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}): delete it, and the same command makes it again"
+        ) from None
+
+
+def digest(tree: Any) -> str:
+    """sha256 hex of the arrays of a pytree."""
+    sha = hashlib.sha256()
+    for leaf in map(np.asarray, jax.tree.leaves(tree)):
+        sha.update(f"{leaf.dtype}{leaf.shape}".encode())
+        sha.update(leaf.tobytes())
+    return sha.hexdigest()
 
 
 def is_made(file: Path, made_by: dict[str, Any]) -> bool:
-    """Whether `file` holds just what is about to be made."""
+    """Whether `file` holds just what is about to be made; if it holds older samples, it may go.
+
+    Raises:
+        ValueError: it holds something else, which is not to be lost.
+    """
     if not file.exists():
         return False
-    with np.load(file, allow_pickle=False) as content:
-        return json.loads(str(content["made_by"])) == made_by
+    then = origin(file)
+    if then["step"] > made_by["step"]:
+        what = f"samples after step {then['step']}, and training has come to {made_by['step']}"
+    elif then["step"] == made_by["step"] and then["sha256"] != made_by["sha256"]:
+        what = "samples of another training"
+    else:
+        return then == made_by
+    raise ValueError(f"{file} holds {what}: move it away, and the same command makes it anew")
+
+
+def origin(file: Path) -> dict[str, Any]:
+    """What the samples in `file` were made by: step, sha256 of the model, count, options.
+
+    Raises:
+        ValueError: it is not a file that `run` wrote.
+    """
+    try:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
+            made_by = json.loads(str(content["made_by"]))
+            return {name: made_by[name] for name in ("step", "sha256", "count", "options")}
+    except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file} is damaged or was not made here ({error}): move it away and sample again, "
+            "--mode=sample"
+        ) from None
+
+
+def check_made(workdir: Path, *, count: int, chunk: int, **options: Any) -> None:
+    """Refuse to go on with samples that other options made: ValueError naming file and options."""
+    file = workdir / "samples.npz"
+    if file.exists():
+        then, now = origin(file), {"count": count, "options": options}
+        if then | now != then:
+            was = {name: then[name] for name in now}
+            raise ValueError(f"{file} was made with {was}, now {now}: sample again, --mode=sample")

@@ -25,7 +25,7 @@ TITLES = {"bloodnet": "BloodNet", "inception": "Inception"}
 # what is averaged over seeds, value (the Fréchet distance) first
 AVERAGED = "value infinity kid precision recall density coverage memorised".split()
 # what stands beside the value on a terminal: key -> heading
-SHORT = {"kid": "KID ×10³", "precision": "prec.", "recall": "recall", "coverage": "cover."}
+SHORT = {"kid": "KID ×10³", "precision": "prec.", "recall": "recall"}
 
 
 class Samples(NamedTuple):
@@ -235,16 +235,18 @@ def means(summary: dict[str, Any]) -> str:
 
 
 def as_table(result: dict[str, Any]) -> Table:
-    """The scores for a terminal."""
-    head = "seed", "measure", "value", "floor", *SHORT.values(), "n real / fake"
-    table = Table(*head, title="values and KID: lower is better")
+    """The scores for a terminal of 80 columns; the report has the rest."""
+    first = result["scores"][0]
+    counts = f"{first['n_fake']:,} samples, {first['n_real']:,} real images"
+    table = Table("seed", "measure", "value", "floor", *SHORT.values(), title=counts)
     for s in result["scores"]:
-        row = title(s["name"], s["protocol"]), show(s["value"]), show(s["floor"])
         others = (short(key, s[key]) for key in SHORT)
-        table.add_row(str(s["seed"]), *row, *others, f"{s['n_real']:,} / {s['n_fake']:,}")
+        row = title(s["name"], s["protocol"]), show(s["value"]), show(s["floor"])
+        table.add_row(str(s["seed"]), *row, *others)
     for s in (s for s in result["summary"] if s["seeds"] > 1):
         others = (short(key, s[key]["mean"]) for key in SHORT)
-        table.add_row("mean", title(s["name"], s["protocol"]), spread(s), show(s["floor"]), *others)
+        row = title(s["name"], s["protocol"]), spread(s), show(s["floor"])
+        table.add_row("mean", *row, *others)
     return table
 
 

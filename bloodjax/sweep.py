@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bloodjax import hosts
+from bloodjax import compilation, hosts
 from bloodjax.progress import console
 
 STRATEGIES = ("loop", "vmap", "map", "sharded", "sharded-vmap", "sharded-map")
@@ -66,6 +66,10 @@ class Loop:
     def share(self, array: np.ndarray) -> Array:
         """What all seeds read, on the device once."""
         return jnp.asarray(array)
+
+    def compile(self, length: int, states: list[Any], orders: list[Array], *data: Array) -> float:
+        """Be ready for this call; the seconds it took."""
+        return compilation.ahead(self.compiled, length, states[0], orders[0], *data)
 
     def __call__(
         self, length: int, states: list[Any], orders: list[Array], *data: Array
@@ -117,6 +121,9 @@ class Together:
     def share(self, array: np.ndarray) -> Array:
         return hosts.put(array, NamedSharding(self.mesh, P()))
 
+    def compile(self, length: int, state: Any, order: Array, *data: Array) -> float:
+        return compilation.ahead(self.compiled, length, state, order, *data)
+
     def __call__(self, length: int, state: Any, order: Array, *data: Array) -> tuple[Any, Any]:
         return self.compiled(length, state, order, *data)
 
@@ -140,7 +147,7 @@ def make_mesh(seeds: int, batch: int, devices: tuple[jax.Device, ...]) -> Mesh:
     """The mesh of `layout`; says so if devices are left over.
 
     Raises:
-        ValueError: so does it with several processes, one of which would have nothing to do.
+        ValueError: so does it with several processes, one of which might have nothing to do.
     """
     rows, columns = layout(seeds, batch, len(devices))
     if rows * columns < len(devices):

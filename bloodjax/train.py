@@ -1,8 +1,6 @@
 """Training: the state, one step of it, and the loop that survives being stopped."""
 
 import functools
-import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +12,10 @@ import optax
 from jax import Array, lax, random
 
 from bloodjax import autotune, hosts, metrics
-from bloodjax.checkpoint import Checkpoints
+from bloodjax.checkpoint import Checkpoints, Damaged
 from bloodjax.data import Dataset
 from bloodjax.images import to_float
-from bloodjax.interrupt import stop_signals
+from bloodjax.interrupt import leave, stop_signals
 from bloodjax.methods import Batch, Method, Metrics, accepts
 from bloodjax.progress import console, progress
 from bloodjax.randomness import Purpose, key_at
@@ -147,6 +145,7 @@ def check(
     learning_rate: float,
     ema_decay: float,
     checkpoint_epochs: int,
+    keep: int,
     scan_steps: int,
     strategy: str,
     **others: Any,
@@ -163,6 +162,7 @@ def check(
         f"train.learning_rate={learning_rate}: expected more than 0": learning_rate > 0,
         f"train.ema_decay={ema_decay}: expected 0 <= decay < 1": 0 <= ema_decay < 1,
         f"train.checkpoint_epochs={checkpoint_epochs}: expected at least 1": checkpoint_epochs >= 1,
+        f"train.keep={keep}: expected at least 1": keep >= 1,
         f"train.scan_steps={scan_steps}: expected at least 0": scan_steps >= 0,
     }
     for rule, holds in rules.items():
@@ -175,13 +175,20 @@ def restore(method: Method, workdir: Path, *, seeds: Sequence[int]) -> State:
 
     Raises:
         FileNotFoundError: there is none.
+        Damaged: it is not as it was written. An older one would be another model.
     """
-    like = abstract(method, seeds)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        step = checkpoints.latest()
-        if step is None:
+    checkpoints, like = Checkpoints(workdir / "checkpoints"), abstract(method, seeds)
+
+    def newest() -> State:
+        steps = checkpoints.steps()
+        if not steps:
             raise FileNotFoundError(f"{workdir}/checkpoints is empty: train first, --mode=train")
-        return hosts.from_main(lambda: checkpoints.restore(step, like), like)
+        try:
+            return checkpoints.restore(steps[-1], like)
+        except Damaged as error:
+            raise Damaged(f"{error}: --mode=train makes it again from the one before") from None
+
+    return hosts.from_main(newest, like)
 
 
 def run(
@@ -199,6 +206,7 @@ def run(
     scan_steps: int,
     strategy: str,
     checkpoint_epochs: int,
+    keep: int,
 ) -> State:
     """Train every seed to the end, from the last checkpoint in `workdir` if there is one.
 
@@ -214,12 +222,14 @@ def run(
         strategy: how the seeds are spread over the devices: a name of `sweep.STRATEGIES`, several
             with commas to take the fastest, or "auto" for the fastest of those that make sense.
         checkpoint_epochs: epochs between two checkpoints; the end is always one.
+        keep: checkpoints that are kept, the newest.
 
     Returns:
         The final state, NumPy arrays with a leading seed axis.
 
     Raises:
         FloatingPointError: a loss or a parameter is not finite; the checkpoints before remain.
+        Damaged: there are checkpoints and none is as it was written.
         SystemExit: SIGINT or SIGTERM; the step was finished and saved first.
     """
     tx = optimizer(learning_rate, beta1, beta2)
@@ -233,18 +243,20 @@ def run(
     dispatch = scan_steps or (1 if jax.default_backend() == "cpu" else per_epoch)
 
     log_file = workdir / "metrics.jsonl"
-    with Checkpoints(workdir / "checkpoints") as checkpoints, stop_signals() as stopped:
+    checkpoints = Checkpoints(workdir / "checkpoints", keep)
+    with stop_signals("step") as stopped:
         # ---- where it starts, and how ----
         like = abstract(method, seeds)
-        done = int(hosts.from_main(lambda: checkpoints.latest() or 0, np.int64(0)))
-        if done:
-            state = hosts.from_main(lambda: checkpoints.restore(done, like), like)
-            console.print(f"training goes on from step {done} of {total} ({workdir})")
-        else:
-            state = hosts.from_main(lambda: initial(method, tx, seeds), like)
+        done, state = hosts.from_main(
+            lambda: checkpoints.restore_newest(like) or (0, initial(method, tx, seeds)),
+            (np.int64(0), like),
+        )
+        done = int(done)
         metrics.trim(log_file, done)
         if done == total:
             return state
+        if done:
+            console.print(f"training goes on from step {done} of {total} ({workdir})")
         program = autotune.choose(
             strategy, step, workdir / "strategy.json", dispatch, state, shuffle(all_seeds, 0), data
         )
@@ -256,39 +268,25 @@ def run(
             return program.put(shuffle(all_seeds, epoch), None, "data")
 
         # ---- the loop: dispatch some steps, then read the metrics of those before ----
-        own_file = log_file if hosts.is_main() else Path(os.devnull)
-        with own_file.open("a") as log, progress("train", total, done) as tell:
-            pending: tuple[int, int, Any] | None = None
-            mark = time.perf_counter()
-
-            def read() -> None:
-                """Write down what the last dispatch gave, once it is there."""
-                nonlocal pending, mark
-                if pending is None:
-                    return
-                begin, length, chunk = pending
-                chunk, pending = program.fetch(chunk), None
-                rate = length * batch_size * len(seeds) / (time.perf_counter() - mark)
-                mark = time.perf_counter()
-                losses = metrics.write(log, seeds, begin, per_epoch, chunk, rate)
-                tell(length, f"{rate:.0f} images/s  {losses}")
-
+        with metrics.appending(log_file) as file, progress("train", total, done) as tell:
+            log = metrics.Log(file, tell, program.fetch, seeds, per_epoch, batch_size)
+            compiled: set[int] = set()
             while done < total:
                 epoch, within = divmod(done, per_epoch)
                 length = min(dispatch, per_epoch - within)
+                if length not in compiled:
+                    compiled.add(length)
+                    log.compiled(program.compile(length, state, orders(epoch), *data))
                 state, chunk = program(length, state, orders(epoch), *data)
-                read()
-                pending = (done, length, chunk)
+                log.follow(done, chunk)
                 done += length
-                epoch_ends = done % (per_epoch * checkpoint_epochs) == 0 or done == total
-                leaving = hosts.largest(stopped[0] if stopped else 0)  # all at the same step
-                if epoch_ends or leaving:
-                    read()
-                    log.flush()
+                # A signal after this line waits for the next step; all stop at the same one.
+                leaving = hosts.largest(stopped[0] if stopped else 0)
+                if leaving or done % (per_epoch * checkpoint_epochs) == 0 or done == total:
+                    log.settle()
                     checkpoints.save(done, check_finite(program.fetch(state), done))
                 if leaving:
-                    console.print(f"stopped at step {done}; the same command goes on from there")
-                    raise SystemExit(128 + leaving)
+                    leave(leaving, f"step {done} of {total} is saved")
     return program.fetch(state)
 
 

@@ -1,8 +1,11 @@
 """The folder of a run: whose it is, and files in it that are whole or not there."""
 
+import errno
+import fcntl
 import json
 import os
 import platform
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,6 +23,14 @@ from bloodjax.progress import console
 
 # Groups that say how a run is shown, not what it is: they may change between two commands.
 SHOWN = ("report", "log")
+REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "choose a --workdir elsewhere",
+    errno.EACCES: "give yourself access or choose a --workdir elsewhere",
+    errno.EPERM: "give yourself access or choose a --workdir elsewhere",
+}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
 
@@ -30,7 +41,7 @@ def environment() -> dict[str, str]:
         ["git", "rev-parse", "HEAD"],
         cwd=Path(bloodjax.__file__).parent,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     ).stdout.strip()
     return {
@@ -41,6 +52,43 @@ def environment() -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "git_commit": commit or "unknown",
     }
+
+
+@contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Keep other processes out of `workdir`, which is made if it is not there, during the block.
+
+    By flock, which ends with the process however it ends. Where the file system has no locks, as
+    some network file systems have none, it says so and goes on.
+
+    Of several processes of one run, process 0 holds it.
+
+    Raises:
+        BlockingIOError: another process is in there; names it.
+    """
+    if not hosts.is_main():
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = workdir / ".lock"
+    held = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = file.read_text("utf-8").strip() or "another process"
+            raise BlockingIOError(
+                f"{workdir} is in use by {who}: wait for it, stop it, or use another --workdir"
+            ) from None
+        except OSError as error:
+            said = f"{file}: {error.strerror}; start no second process on this workdir"
+            console.print(said, soft_wrap=True)
+        with naming(file):
+            os.ftruncate(held, 0)
+            os.write(held, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        os.close(held)
 
 
 def claim(workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: str = "") -> None:
@@ -109,15 +157,38 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """System errors of the block name `file` if they name none, as those of writing do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(file)
+        raise
+
+
+def explain(error: OSError) -> str:
+    """One line for who started the program: what failed, on which file, and the remedy."""
+    if error.errno not in REMEDIES:
+        return str(error)
+    remedy = REMEDIES[error.errno]
+    return (
+        f"{error.filename}: {error.strerror}: {remedy}; what was saved before is as it was, and "
+        "the same command goes on from there"
+    )
+
+
+@contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """A path to write to that becomes `file` when the block ends well, and vanishes when not."""
     # the thread's number, one in the system: several processes may write the same file of a cache
     part = file.with_name(f".{file.name}.{threading.get_native_id()}.part")
     try:
-        yield part
-        with part.open("rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(part, file)
+        with naming(part):
+            yield part
+            with part.open("rb+") as written:
+                os.fsync(written.fileno())
+            os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
 

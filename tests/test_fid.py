@@ -40,7 +40,7 @@ def run(file, capsys):
 
     def command(*args):
         capsys.readouterr()
-        fid.main(["--weights", str(file), "--dims", "192", *map(str, args)])
+        fid.main(["--weights", str(file), "--dims", "64", *map(str, args)])
         return capsys.readouterr().out
 
     return command
@@ -67,11 +67,11 @@ def fails(run, capsys):
 def test_json_says_all(run, tmp_path, cells, noise, file):
     a, b = put(tmp_path / "a", cells), put(tmp_path / "b", noise)
     result = json.loads(run(a, b, "--json"))
-    space = fid.features.make("inception", weights=str(file), dims=192)
+    space = fid.features.make("inception", weights=str(file), dims=64)
     x, y = space.features(cells), space.features(noise)
     assert result["value"] == pytest.approx(frechet(Moments.of(x), Moments.of(y)), rel=1e-6)
-    assert result["name"] == f"inception-{space.sha256[:8]}-192"
-    assert (result["n_a"], result["n_b"], result["dims"]) == (24, 20, 192)
+    assert result["name"] == f"inception-{space.sha256[:8]}-64"
+    assert (result["n_a"], result["n_b"], result["dims"]) == (24, 20, 64)
     assert (result["protocol"], result["extractor_sha256"]) == ("pytorch-fid", space.sha256)
     assert {"bloodjax", "jax", "numpy", "python"} <= result["versions"].keys()
 
@@ -144,7 +144,7 @@ def test_statistics_stand_for_the_images(run, tmp_path, cells, noise):
     a, b = put(tmp_path / "a", cells), put(tmp_path / "b", noise)
     assert run("--save-stats", a, tmp_path / "a.npz") == ""
     with np.load(tmp_path / "a.npz") as content:
-        assert content["mu"].shape == (192,) and content["sigma"].shape == (192, 192)
+        assert content["mu"].shape == (64,) and content["sigma"].shape == (64, 64)
         assert content["mu"].dtype == content["sigma"].dtype == np.float64
     expected = json.loads(run(a, b, "--json"))
     found = json.loads(run(tmp_path / "a.npz", b, "--json"))
@@ -164,13 +164,15 @@ def test_two_statistics_need_no_network(tmp_path, capsys, monkeypatch):
 
 
 def test_foreign_statistics_are_used_and_said_to_be_so(run, tmp_path, cells, noise, capsys, file):
-    np.savez(tmp_path / "foreign.npz", mu=np.zeros(192), sigma=np.eye(192))
+    np.savez(tmp_path / "foreign.npz", mu=np.zeros(64), sigma=np.eye(64))
     fid.main(
         [str(tmp_path / "foreign.npz"), str(put(tmp_path / "b", noise))]
-        + ["--json", "--weights", str(file), "--dims", "192"]
+        + ["--json", "--weights", str(file), "--dims", "64"]
     )
     said = capsys.readouterr()
-    assert "foreign.npz does not say" in said.err and json.loads(said.out)["n_a"] is None
+    result = json.loads(said.out)
+    assert "foreign.npz does not say" in said.err and result["n_a"] is None
+    assert result["unverified"] == [str(tmp_path / "foreign.npz")]
 
 
 def test_different_protocols_are_not_compared(run, fails, tmp_path, cells, noise):
@@ -216,7 +218,7 @@ def test_an_unreadable_image_is_named(fails, tmp_path, cells, spoil):
         ({"images": np.array([{}], object)}, "allow_pickle=False"),
         ({"images": np.zeros((2, 1, 8, 8, 3), np.uint8), "seeds": [3, 5]}, "seeds 3, 5"),
         ({"mu": np.zeros(3), "sigma": np.eye(4)}, "expected [d] and [d, d]"),
-        ({"mu": np.full(192, np.nan), "sigma": np.eye(192)}, "NaN"),
+        ({"mu": np.full(64, np.nan), "sigma": np.eye(64)}, "NaN"),
     ],
     ids=lambda x: "" if isinstance(x, dict) else x[:20],
 )
@@ -230,6 +232,9 @@ def test_paths_that_lead_nowhere(fails, tmp_path, cells):
     (tmp_path / "empty").mkdir()
     assert "no images; expected files ending in .bmp" in fails(tmp_path / "empty", tmp_path)
     assert "no such file or folder" in fails(tmp_path / "nowhere", tmp_path / "empty")
+    one = put(tmp_path / "one", cells[:1])
+    assert "1 image, expected at least 2" in fails(one, one)
+    assert "--batch-size 0" in fails(one, one, "--batch-size", "0")
     (tmp_path / "text.npz").write_text("<html>")
     assert "text.npz: not readable" in fails(tmp_path / "text.npz", tmp_path)
 

@@ -22,13 +22,10 @@ SMALL = {  # tiny, and with few steps where a unit may be on either side of its 
         "--config.method.width=4",
         "--config.method.discriminator_width=4",
         "--config.train.batch_size=200",
+        "--config.train.learning_rate=0.02",
+        "--config.seeds=3",
     ],
-    "ddpm": [
-        "--config.method.widths=(8,8)",
-        "--config.method.timesteps=20",
-        "--config.sample.steps=3",
-        "--config.train.batch_size=64",
-    ],
+    "vae": ["--config.method.width=4", "--config.train.batch_size=64"],
 }
 SHORT = [
     "--config.train.epochs=2",
@@ -176,7 +173,7 @@ def test_two_processes_are_as_one(alone, pair, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     main, other = succeed(*pair("gan", two))
     succeed(alone("gan", one))
-    check_alike(one, two, [0], steps=2)
+    check_alike(one, two, [3], steps=2)
     assert "2 processes, 8 devices" in main and "report:" in main
     assert not [line for line in other.splitlines() if "Gloo" not in line], "only 0 reports"
     record = json.loads((two / "strategy.json").read_text())
@@ -184,31 +181,31 @@ def test_two_processes_are_as_one(alone, pair, tmp_path):
 
 
 def test_stopped_or_killed_it_goes_on_where_it_was(alone, slurm, tmp_path):
-    """Three seeds of the DDPM, each process with its own ones, found as under SLURM."""
+    """Three seeds of the VAE, each process with its own ones, found as under SLURM."""
     one, two, seeds = tmp_path / "one", tmp_path / "two", [4, 2, 9]
-    run = ["--config.seeds=4,2,9", "--config.train.epochs=12"]
+    run = ["--config.seeds=4,2,9", "--config.train.epochs=8"]
 
     # A signal that reaches one of them stops both after the same step.
-    stopped = slurm("ddpm", two, *run)
+    stopped = slurm("vae", two, *run)
     appears(two / "checkpoints" / "4", *stopped)
     stopped[1].send_signal(signal.SIGTERM)
     assert [ended(process)[0] for process in stopped] == [143, 143]
-    done = [json.loads(line)["step"] for line in (two / "metrics.jsonl").open()]
+    done = [json.loads(line)["step"] for line in (two / "metrics.jsonl").read_text().splitlines()]
     saved = max(int(p.name) for p in (two / "checkpoints").iterdir())
-    assert 4 <= saved < 48, "it was too fast to stop"
+    assert 4 <= saved < 28, "it was too fast to stop"
     assert sorted(done) == sorted([*range(1, saved + 1)] * 3)
 
     # Killed, it ends the other with an error, which does not wait for ever.
-    killed = slurm("ddpm", two, *run)
+    killed = slurm("vae", two, *run)
     appears(two / "checkpoints" / f"{saved // 4 * 4 + 4}", *killed)
     killed[1].kill()
     code, said = ended(killed[0], DEAD)
     assert code not in (0, 143), said
     assert not (two / "samples.npz").exists(), "it was too fast to kill"
 
-    succeed(*slurm("ddpm", two, *run))
-    succeed(alone("ddpm", one, *run))
-    check_alike(one, two, seeds, steps=48)
+    succeed(*slurm("vae", two, *run))
+    succeed(alone("vae", one, *run))
+    check_alike(one, two, seeds, steps=32)
 
 
 def test_processes_that_were_started_differently_refuse(pair, tmp_path):

@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -106,48 +104,6 @@ def test_one_command_leaves_the_whole_workdir(launch, name, tmp_path, cells):
     pictures = {f"{picture}.png" for picture in names}
     assert report == {"index.html", "table.md"} | pictures
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["4", "8"]
-
-
-def test_killed_and_started_again_gives_the_same_samples(launch, tmp_path, cells, environment):
-    arguments = ["--config.train.epochs=3"]
-    assert launch(*arguments, folder="straight").returncode == 0
-    command = [sys.executable, "launch.py", "--config=configs/vae.py:quick", *SMALL, *TINY["vae"]]
-    command += [f"--config.data.path={cells}", f"--workdir={tmp_path / 'killed'}", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "killed" / "checkpoints" / "4").exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (tmp_path / "killed" / "samples.npz").exists(), "it was too fast to kill"
-    again = launch(*arguments, folder="killed")
-    assert again.returncode == 0, again.stderr
-    assert "training goes on from step" in again.stderr
-    with (
-        np.load(tmp_path / "straight" / "samples.npz") as a,
-        np.load(tmp_path / "killed" / "samples.npz") as b,
-    ):
-        for key in a.files:
-            np.testing.assert_array_equal(a[key], b[key])
-
-
-def test_ctrl_c_leaves_a_resumable_run_and_says_so(tmp_path, cells, environment):
-    command = [sys.executable, "launch.py", "--config=configs/vae.py:quick", *SMALL, *TINY["vae"]]
-    command += [f"--config.data.path={cells}", f"--workdir={tmp_path / 'run'}"]
-    command += ["--config.train.epochs=2000"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "checkpoints" / "4").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 130
-    assert "the same command goes on from there" in said
-    assert "Traceback" not in said
 
 
 def test_a_workdir_of_another_run_is_refused_with_the_keys_that_differ(launch, tmp_path):

@@ -242,7 +242,7 @@ def test_samples_stand_above_their_nearest_training_images(workdir, monkeypatch)
     )
     report.run(workdir, a_dataset())
     (caption, pairs), (second, _) = seen[(2, 1)]
-    assert "seed 3: ratios 2.50, 7.50" in caption and "seed 4" in second
+    assert "seed 3: ratios 2.50 to 7.50" in caption and "seed 4" in second
     with np.load(workdir / "samples.npz") as file:
         expected = [*file["images"][0, [2, 7]], *a_dataset().images[[57, 52]]]
     np.testing.assert_array_equal(pairs, expected)

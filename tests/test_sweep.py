@@ -28,6 +28,7 @@ SETTINGS = {
     "ema_decay": 0.9,
     "scan_steps": 0,
     "checkpoint_epochs": 100,
+    "keep": 2,
 }
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from small import cells, method
 
-from bloodjax import methods, metrics, train
+from bloodjax import compilation, methods, metrics, train
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.images import to_float
 
@@ -26,6 +27,7 @@ SETTINGS = {
     "scan_steps": 0,
     "strategy": "auto",
     "checkpoint_epochs": 1,
+    "keep": 2,
 }
 
 
@@ -127,7 +129,8 @@ def test_stopped_and_resumed_is_bitwise_the_straight_run(name, tmp_path):
     run(tmp_path / "resumed", name, seeds=(0, 5), epochs=1)
     resumed = run(tmp_path / "resumed", name, seeds=(0, 5))
     equal(straight, resumed)
-    strip = lambda rows: [{k: v for k, v in r.items() if k != "images_per_s"} for r in rows]  # noqa: E731
+    clock = {"images_per_s", "compile_s"}
+    strip = lambda rows: [{k: r[k] for k in r.keys() - clock} for r in rows]  # noqa: E731
     assert strip(lines(tmp_path / "straight")) == strip(lines(tmp_path / "resumed"))
     assert [(r["step"], r["seed"]) for r in lines(tmp_path / "resumed")] == [
         (step, seed) for step in range(1, 7) for seed in (0, 5)
@@ -178,10 +181,38 @@ def test_a_signal_saves_in_mid_epoch_and_the_run_goes_on_bitwise(tmp_path, monke
         with pytest.raises(SystemExit) as stop:
             run(tmp_path / "stopped", batch_size=8)
     assert stop.value.code == 128 + number
-    with Checkpoints(tmp_path / "stopped" / "checkpoints") as checkpoints:
-        assert checkpoints.latest() % 5 != 0
+    assert Checkpoints(tmp_path / "stopped" / "checkpoints").steps()[-1] % 5 != 0
     equal(straight, run(tmp_path / "stopped", batch_size=8))
     assert [r["step"] for r in lines(tmp_path / "stopped")] == list(range(1, 11))
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, capsys):
+    straight = run(tmp_path / "run")
+    before = lines(tmp_path / "run")
+    (data,) = (tmp_path / "run" / "checkpoints" / "6").rglob("manifest.ocdbt")
+    data.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"checkpoints/6 is damaged .*--mode=train makes it again"):
+        train.restore(method(), tmp_path / "run", seeds=(0,))
+    capsys.readouterr()
+    equal(straight, run(tmp_path / "run"))
+    assert "training goes on from step 3 of 6" in capsys.readouterr().err
+    assert [r["vae_loss"] for r in lines(tmp_path / "run")] == [r["vae_loss"] for r in before]
+    equal(straight, train.restore(method(), tmp_path / "run", seeds=(0,)))
+
+
+def test_compilation_is_no_part_of_images_per_second(tmp_path, monkeypatch, capsys):
+    ahead = compilation.ahead
+
+    def slow(*arguments):
+        time.sleep(2)
+        return ahead(*arguments) + 2
+
+    monkeypatch.setattr(compilation, "ahead", slow)
+    run(tmp_path)
+    rows = lines(tmp_path)
+    assert rows[0]["compile_s"] > 2 and not any("compile_s" in row for row in rows[1:])
+    assert rows[0]["images_per_s"] > 16, "two steps of 16 images take less than a second"
+    assert "training compiled in 2." in capsys.readouterr().err
 
 
 def test_lines_of_a_process_that_died_before_it_saved_are_dropped(tmp_path):
@@ -196,8 +227,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     run(tmp_path, epochs=1)
     with pytest.raises(FloatingPointError, match=r"is (nan|inf|-inf) at step \d+ of seed 0.*kept"):
         run(tmp_path, epochs=40, learning_rate=1e30)
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        state = checkpoints.restore(checkpoints.latest(), train.abstract(method(), (0,)))
+    _, state = Checkpoints(tmp_path / "checkpoints").restore_newest(train.abstract(method(), (0,)))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
@@ -221,6 +251,7 @@ def test_a_parameter_that_is_not_finite_is_never_saved():
         ({"learning_rate": -1.0}, "train.learning_rate"),
         ({"ema_decay": 1.0}, "train.ema_decay=1.0"),
         ({"checkpoint_epochs": 0}, "train.checkpoint_epochs"),
+        ({"keep": 0}, "train.keep=0"),
         ({"scan_steps": -1}, "train.scan_steps"),
         ({"beta": 0.9}, r"train\.beta: no such option; did you mean train\.beta[12]"),
     ],

@@ -89,8 +89,8 @@ def draw_closest(
         if s["closest"]:
             images = samples.images[samples.seeds.tolist().index(s["seed"])]
             pairs = s["closest"]
-            ratios = ", ".join(f"{pair['ratio']:.2f}" for pair in pairs)
-            caption = f"{title(s['name'], s['protocol'])}, seed {s['seed']}: ratios {ratios}"
+            ratios = f"ratios {pairs[0]['ratio']:.2f} to {pairs[-1]['ratio']:.2f}"
+            caption = f"{title(s['name'], s['protocol'])}, seed {s['seed']}: {ratios}"
             both = [images[pair["sample"]] for pair in pairs]
             both += [dataset.images[pair["train"]] for pair in pairs]
             blocks.append((caption, np.stack(both)))

@@ -1,0 +1,362 @@
+"""What goes wrong around a run is said in a line, with its remedy, and costs nothing good."""
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import method
+from test_sample import draw, state
+from test_train import equal, lines
+from test_train import run as train_run
+
+from bloodjax import metrics, sample, workdir
+
+ROOT = Path(__file__).parent.parent
+
+
+@contextmanager
+def file_limit(size):
+    """No file may become larger: a disk that is full, without one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# ---- files ----
+
+
+def test_a_file_that_does_not_fit_is_as_it_was_and_is_named(tmp_path):
+    file = tmp_path / "x.json"
+    workdir.write_text(file, "first")
+    with file_limit(10), pytest.raises(OSError) as full:
+        workdir.write_text(file, "x" * 100)
+    assert contents(tmp_path) == {file: b"first"}
+    said = workdir.explain(full.value)
+    assert str(tmp_path / ".x.json.part") in said and "ulimit -f" in said
+
+
+@pytest.mark.parametrize("number", workdir.REMEDIES)
+def test_the_remedy_is_in_the_line(number):
+    said = workdir.explain(OSError(number, os.strerror(number), "runs/x/file"))
+    assert said.startswith(f"runs/x/file: {os.strerror(number)}: ") and "\n" not in said
+    assert "same command" in said
+
+
+def test_an_error_that_speaks_for_itself_is_left_as_it_is():
+    assert workdir.explain(FileNotFoundError("x.npz: no such file")) == "x.npz: no such file"
+    with pytest.raises(OSError, match="^as it is$"), workdir.naming(Path("other")):
+        raise OSError("as it is")
+    with pytest.raises(OSError) as error, workdir.naming(Path("other")):
+        raise OSError(errno.ENOSPC, "full", "own")
+    assert error.value.filename == "own"
+
+
+# ---- a full disk in each stage ----
+
+
+def test_a_full_disk_while_metrics_are_written(tmp_path):
+    straight = train_run(tmp_path / "straight")
+    train_run(tmp_path / "full", epochs=1)
+    before = contents(tmp_path / "full")
+    size = (tmp_path / "full" / "metrics.jsonl").stat().st_size
+    with file_limit(size + 50), pytest.raises(OSError) as full:
+        train_run(tmp_path / "full")
+    assert full.value.filename == str(tmp_path / "full" / "metrics.jsonl")
+    after = contents(tmp_path / "full")
+    assert all(after[file].startswith(content) for file, content in before.items())
+    equal(straight, train_run(tmp_path / "full"))
+    assert [r["step"] for r in lines(tmp_path / "full")] == [1, 2, 3, 4, 5, 6]
+
+
+def sampled(folder, count=11):
+    folder.mkdir(exist_ok=True)
+    sample.run(method(), state("vae"), folder, count=count, chunk=4)
+    return (folder / "samples.npz").read_bytes()
+
+
+def test_a_full_disk_while_samples_are_written(tmp_path):
+    straight = sampled(tmp_path / "straight")
+    with file_limit(500), pytest.raises(OSError, match=r"\.npy\.part"):
+        sampled(tmp_path / "full")
+    with file_limit(8000), pytest.raises(OSError, match=r"samples\.npz\.part"):  # holds a part
+        sampled(tmp_path / "full")
+    assert not (tmp_path / "full" / "samples.npz").exists()
+    assert sampled(tmp_path / "full") == straight
+    with file_limit(8000), pytest.raises(OSError, match=r"samples\.npz\.part"):
+        sampled(tmp_path / "full", count=12)
+    assert (tmp_path / "full" / "samples.npz").read_bytes() == straight
+
+
+# ---- sampling goes on ----
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("seeds_done", [0, 1])
+def test_sampling_goes_on_after_the_last_chunk(tmp_path, monkeypatch, seeds_done):
+    straight = sampled(tmp_path / "straight")
+    made, write = [], sample.write
+
+    def write_some(file, array):
+        if len(made) == 3 * seeds_done + 2:
+            raise Killed
+        made.append(file.name)
+        write(file, array)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(sample, "write", write_some)
+        sampled(tmp_path / "killed")
+    again = []
+    monkeypatch.setattr(sample, "write", lambda file, x: (again.append(file.name), write(file, x)))
+    assert sampled(tmp_path / "killed") == straight
+    chunks = [f"{s}-{start}.npy" for s in (0, 1) for start in (0, 4, 8)]
+    assert made + again == [*chunks, "0-trace.npy", "1-trace.npy"]
+    assert [p.name for p in (tmp_path / "killed").iterdir()] == ["samples.npz"]
+
+
+def leave_chunks(folder, monkeypatch, state, **options):
+    """Sample up to where samples.npz would be written."""
+    folder.mkdir(exist_ok=True)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(sample, "join_chunks", lambda *_: (_ for _ in ()).throw(Killed))
+        sample.run(method(), state, folder, **({"count": 11, "chunk": 4} | options))
+
+
+def test_chunks_of_another_training_or_other_options_are_not_taken(tmp_path, monkeypatch):
+    straight = sampled(tmp_path / "straight")
+    some = state("vae")
+    other = some._replace(ema=some.params)
+    leave_chunks(tmp_path / "mixed", monkeypatch, other)
+    leave_chunks(tmp_path / "mixed", monkeypatch, some._replace(step=some.step + 1))
+    leave_chunks(tmp_path / "mixed", monkeypatch, some, chunk=3)
+    assert len(list((tmp_path / "mixed").glob(".samples-*"))) == 3
+    assert sampled(tmp_path / "mixed") == straight
+    assert [p.name for p in (tmp_path / "mixed").iterdir()] == ["samples.npz"]
+
+
+def test_chunks_serve_another_count(tmp_path, monkeypatch):
+    straight = sampled(tmp_path / "straight", count=7)
+    leave_chunks(tmp_path / "more", monkeypatch, state("vae"))
+    monkeypatch.setattr(sample, "write", None)
+    assert sampled(tmp_path / "more", count=7) == straight
+
+
+def test_a_damaged_chunk_is_named_with_the_remedy(tmp_path, monkeypatch):
+    straight = sampled(tmp_path / "straight")
+    leave_chunks(tmp_path / "run", monkeypatch, state("vae"))
+    chunk = next((tmp_path / "run").glob(".samples-*/1-4.npy"))
+    chunk.write_bytes(chunk.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"1-4\.npy is damaged .*: delete it"):
+        sampled(tmp_path / "run")
+    chunk.unlink()
+    assert sampled(tmp_path / "run") == straight
+
+
+# ---- samples that are not this run's ----
+
+
+def test_samples_of_another_training_are_not_overwritten(tmp_path):
+    draw(tmp_path / "run", "vae")
+    before = contents(tmp_path / "run")
+    other = state("vae")
+    other = other._replace(ema=other.params)
+    with pytest.raises(ValueError, match="samples.npz holds samples of another training: move it"):
+        sample.run(method(), other, tmp_path / "run", count=11, chunk=4)
+    assert contents(tmp_path / "run") == before
+
+
+def test_samples_of_a_later_step_are_not_overwritten_those_of_an_earlier_are(tmp_path):
+    (tmp_path / "run").mkdir()
+    now = state("vae")
+    later = now._replace(step=now.step + 5)
+    sample.run(method(), later, tmp_path / "run", count=11, chunk=4)
+    with pytest.raises(ValueError, match="samples after step 5, and training has come to 0"):
+        sample.run(method(), now, tmp_path / "run", count=11, chunk=4)
+    sample.run(method(), later._replace(step=now.step + 6), tmp_path / "run", count=11, chunk=4)
+    with np.load(tmp_path / "run" / "samples.npz") as file:
+        assert file["step"] == 6
+
+
+@pytest.mark.parametrize("content", ["text", "half", "npz"])
+def test_a_file_that_is_no_samples_is_named_and_left(tmp_path, content):
+    sampled(tmp_path)
+    file = tmp_path / "samples.npz"
+    if content == "npz":
+        np.savez(file, images=np.zeros(3))
+    else:
+        file.write_bytes(b"text" if content == "text" else file.read_bytes()[:3000])
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="samples.npz is damaged or was not made here"):
+        sampled(tmp_path)
+    with pytest.raises(ValueError, match="move it away and sample again, --mode=sample"):
+        sample.check_made(tmp_path, count=11, chunk=4)
+    assert contents(tmp_path) == before
+
+
+def test_scores_are_not_made_of_samples_with_other_options(tmp_path):
+    sample.check_made(tmp_path, count=11, chunk=4)  # none: scoring says so itself
+    sampled(tmp_path)
+    sample.check_made(tmp_path, count=11, chunk=99)
+    with pytest.raises(ValueError, match=r"samples.npz was made with .*11.*, now .*12.*--mode="):
+        sample.check_made(tmp_path, count=12, chunk=4)
+
+
+# ---- metrics ----
+
+
+def test_a_half_line_is_dropped_and_a_damaged_one_is_named(tmp_path, capsys):
+    file = tmp_path / "metrics.jsonl"
+    rows = [json.dumps({"seed": 0, "step": step}) for step in range(1, 5)]
+    whole = "\n".join(rows[:3]) + "\n"
+
+    file.write_text(whole + rows[3][:9])
+    metrics.trim(file, 4)
+    assert file.read_text() == whole and capsys.readouterr().err == ""
+
+    file.write_bytes(whole.replace('"step": 2', '"step": \xff').encode("latin-1"))
+    metrics.trim(file, 4)
+    assert file.read_text() == f"{rows[0]}\n{rows[2]}\n"
+    assert f"{file}: line 2 is damaged" in capsys.readouterr().err.replace("\n", "")
+
+    file.write_text(whole.rstrip("\n"))  # died between a line and its end
+    metrics.trim(file, 4)
+    assert file.read_text() == whole
+
+
+def test_metrics_that_need_no_change_are_not_touched(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n')
+    before = file.stat().st_mtime_ns
+    metrics.trim(file, 1)
+    assert file.stat().st_mtime_ns == before
+    metrics.trim(tmp_path / "none", 1)
+    assert not (tmp_path / "none").exists()
+
+
+# ---- one process at a time ----
+
+HOLD = """
+import sys, pathlib, time
+from bloodjax import workdir
+with workdir.lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline() == b"held\n"
+        with pytest.raises(OSError, match=f"in use by process {first.pid} on .*--workdir"):
+            with workdir.lock(tmp_path):
+                pytest.fail("two at once")
+        first.send_signal(signal.SIGKILL)
+    with workdir.lock(tmp_path):
+        assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text()
+    with workdir.lock(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(workdir.fcntl, "flock", none)
+    with workdir.lock(tmp_path):
+        pass
+    assert "No locks available; start no second process" in capsys.readouterr().err.replace(
+        "\n", " "
+    )
+
+
+# ---- the whole program ----
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """Start the program on a tiny job; `limit`: the largest file that it may write."""
+    folder = tmp_path_factory.mktemp("faults")
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, n in {"train": 140, "val": 30, "test": 30}.items():
+        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 16, 16, 3), np.uint8)
+        arrays[f"{split}_labels"] = rng.integers(0, 2, (n, 1))
+    np.savez(folder / "noise.npz", **arrays)
+
+    def start(run, *arguments, limit=None, **environment):
+        command = [sys.executable, "-X", "warn_default_encoding", "-W", "always::EncodingWarning"]
+        command += ["launch.py", "--config=configs/vae.py:quick", f"--workdir={run}"]
+        command += [f"--config.data.path={folder / 'noise.npz'}", "--config.method.width=4"]
+        command += ["--config.method.latent=8"]
+        command += ["--config.sample.count=20", "--config.score.count=20", *arguments]
+        if limit:
+            command = ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "bash", *command]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"XDG_CACHE_HOME": str(folder / "cache")} | environment,
+            capture_output=True,
+        )
+        done.stderr = done.stderr.decode(errors="replace")
+        return done
+
+    return start
+
+
+def assert_one_line(done, *words):
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    for word in words:
+        assert word in line
+
+
+def test_the_program_meets_a_full_disk_and_goes_on_without_it(launch, tmp_path):
+    options = ["--config.train.epochs=2", "--config.deterministic=True"]
+    options += ["--config.sample.count=2000", "--config.sample.chunk=1000"]  # 768 KB a chunk
+    full = launch(tmp_path / "run", *options, limit=16)  # KiB
+    assert_one_line(full, f"{tmp_path}/run/checkpoints/", "File too large", "ulimit -f", "goes on")
+    full = launch(tmp_path / "run", *options, limit=700)  # a checkpoint fits, a chunk does not
+    assert_one_line(full, "0-0.npy.part: File too large")
+    # the same command, with odd ideas of language and time
+    odd = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "Pacific/Apia"}
+    again = launch(tmp_path / "run", *options, **odd)
+    assert again.returncode == 0, again.stderr
+    assert f"{ROOT}/bloodjax" not in again.stderr, "a file is opened in the locale's encoding"
+    assert {"samples.npz", "scores.json", "report"} <= {
+        p.name for p in (tmp_path / "run").iterdir()
+    }
+
+
+def test_the_program_refuses_a_workdir_in_use_but_reports(launch, tmp_path):
+    with workdir.lock(tmp_path / "run"):
+        done = launch(tmp_path / "run")
+    assert_one_line(done, f"in use by process {os.getpid()}", "--workdir")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_the_program_cannot_write_to_its_workdir(launch, tmp_path):
+    read_only = Path("/sys/kernel")  # for anyone, and on any Linux
+    if not read_only.exists():
+        pytest.skip("no /sys here")
+    done = launch(read_only / "run")
+    assert_one_line(done, "/sys/kernel/run", "choose a --workdir elsewhere")

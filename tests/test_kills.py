@@ -1,0 +1,175 @@
+"""Runs that are killed or stopped, wherever that meets them, end as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bloodjax import methods, train
+from bloodjax.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parent.parent
+SEEDS = (0, 3)
+OPTIONS = [
+    "--config.seeds=0,3",
+    "--config.train.batch_size=64",  # 4 steps an epoch
+    "--config.sample.chunk=4",
+    "--config.sample.count=50",
+    "--config.score.count=50",
+]
+TINY = {
+    "vae": ["--config.method.width=4"],
+    "gan": ["--config.method.width=4", "--config.method.discriminator_width=4"],
+    "ddpm": [
+        "--config.method.widths=(8,)",
+        "--config.method.timesteps=20",
+        "--config.sample.steps=3",
+    ],
+}
+SECONDS = {"step": 0.05, "checkpoint": 0.1, "sample": 0.05, "score": 0.3}  # about what one takes
+
+MOST = {"step": 9, "checkpoint": 3, "sample": 4, "score": 1}  # of which a process may do so many
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with data; its `xla` is the compile cache of all runs here."""
+    folder = tmp_path_factory.mktemp("kills")
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, n in {"train": 140, "val": 30, "test": 30}.items():
+        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 16, 16, 3), np.uint8)
+        arrays[f"{split}_labels"] = rng.integers(0, 2, (n, 1))
+    np.savez(folder / "noise.npz", **arrays)
+    return folder
+
+
+@pytest.fixture
+def start(place):
+    """Start a run; the process says its stages on stdout."""
+
+    def start(name, folder, epochs):
+        command = [sys.executable, "tests/announced.py", f"--config=configs/{name}.py:quick"]
+        command += [*OPTIONS, *TINY[name], f"--config.train.epochs={epochs}"]
+        command += [f"--config.data.path={place / 'noise.npz'}", f"--workdir={place / folder}"]
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "JAX_COMPILATION_CACHE_DIR": str(place / "xla"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+    return start
+
+
+def finish(process):
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    return said
+
+
+def stop(process, stage, times, delay, number=signal.SIGKILL):
+    """Send a signal `delay` seconds after the process has begun `stage` so many times."""
+    for line in process.stdout:
+        times -= line.strip() == stage
+        if times == 0:
+            break
+    else:
+        pytest.fail(f"it was over before it came to {stage}: {process.stderr.read()}")
+    time.sleep(delay)
+    assert process.poll() is None, f"it was over before it could be stopped in {stage}"
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert "Traceback" not in said
+    return said
+
+
+def losses(folder):
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{k: r[k] for k in r.keys() - {"images_per_s", "compile_s"}} for r in rows]
+
+
+def last_state(folder):
+    config = json.loads((folder / "config.json").read_text())["config"]
+    method = methods.make(shape=(16, 16, 3), **config["method"])
+    return Checkpoints(folder / "checkpoints").restore_newest(train.abstract(method, SEEDS))
+
+
+def assert_same(folder, straight, epochs):
+    step, state = last_state(folder)
+    expected_step, expected = last_state(straight)
+    assert step == expected_step == 4 * epochs
+    jax.tree.map(np.testing.assert_array_equal, expected, state)
+    with np.load(straight / "samples.npz") as a, np.load(folder / "samples.npz") as b:
+        assert a.files == b.files
+        for key in a.files:
+            np.testing.assert_array_equal(a[key], b[key])
+    rows = losses(folder)
+    assert [(r["step"], r["seed"]) for r in rows] == [
+        (t, seed) for t in range(1, step + 1) for seed in SEEDS
+    ]
+    assert rows == losses(straight)
+    assert (folder / "scores.json").read_bytes() == (straight / "scores.json").read_bytes()
+    assert not list(folder.glob(".*.part")) and not list(folder.glob(".samples-*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"), [("gan", "step"), ("vae", "checkpoint"), ("ddpm", "sample")]
+)
+def test_killed_once_and_started_again_is_the_straight_run(start, place, name, stage):
+    finish(start(name, f"straight-{name}", 2))
+    rng = np.random.default_rng(len(name))
+    times = 2 if stage == "checkpoint" else int(rng.integers(2, 8))
+    stop(start(name, name, 2), stage, times, rng.uniform(0, SECONDS[stage]))
+    assert not (place / name / "samples.npz").exists()
+    finish(start(name, name, 2))
+    assert_same(place / name, place / f"straight-{name}", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_killed_twenty_times_is_the_straight_run(start, place, name):
+    """A log of the kills is printed: pytest -m slow -s."""
+    epochs, rng = 32, np.random.default_rng(list(TINY).index(name))
+    stages = [*rng.permutation(["step"] * 8 + ["checkpoint"] * 5), *["sample"] * 4, *["score"] * 3]
+    finish(start(name, f"long-{name}", epochs))
+    folder = place / f"killed-{name}"
+    for kill, stage in enumerate(stages, 1):
+        times, delay = int(rng.integers(1, MOST[stage] + 1)), rng.uniform(0, SECONDS[stage])
+        stop(start(name, f"killed-{name}", epochs), stage, times, delay)
+        steps = sorted(int(p.name) for p in folder.glob("checkpoints/[0-9]*"))
+        log = folder / "metrics.jsonl"
+        lines = len(log.read_bytes().splitlines()) if log.exists() else 0
+        parts = len(list(folder.glob(".samples-*/[0-9]*.npy")))
+        print(
+            f"{name} kill {kill:2}: {1e3 * delay:3.0f} ms into {stage} {times}; on disk: "
+            f"checkpoints {steps}, {lines} lines of metrics, {parts} chunks of samples"
+        )
+    finish(start(name, f"killed-{name}", epochs))
+    assert_same(folder, place / f"long-{name}", epochs)
+
+
+@pytest.mark.parametrize(
+    ("stage", "number", "words"),
+    [
+        ("step", signal.SIGTERM, "of 8 is saved; the same command goes on"),
+        ("sample", signal.SIGINT, "the samples so far are saved; the same command goes on"),
+        ("score", signal.SIGTERM, "what was finished is saved; the same command goes on"),
+    ],
+)
+def test_stopped_in_any_stage_it_says_how_to_go_on(start, place, stage, number, words):
+    process = start("vae", f"stopped-in-{stage}", 2)
+    said = stop(process, stage, 1, 0.0, number)
+    assert process.returncode == 128 + number
+    assert words in " ".join(said.split())
+    parts = list((place / f"stopped-in-{stage}").glob(".samples-*/*.npy"))
+    assert bool(parts) == (stage == "sample")
