@@ -116,7 +116,8 @@ def run(
         draws: sets of real images that one model is compared with, for the σ of that choice.
 
     Returns:
-        What scores.json holds: {"scores": one object per seed and space, "summary": one per space}.
+        What scores.json holds: {"scores": one object per seed and space, "summary": one per space};
+        on other processes than 0, whose share are features only, nothing in both.
     """
     samples = read_samples(workdir, dataset)
     fakes = samples.images[:, :count]
@@ -154,9 +155,10 @@ def run(
                 about = {"seed": seed, "samples_sha256": samples.digest(s)}
                 scores.append(about | common | own)
     result = {"scores": scores, "summary": summarize(scores)}
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    write_text(Path(workdir) / "scores.json", text + "\n")
-    console.print(as_table(result))
+    if hosts.is_main():
+        text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+        write_text(Path(workdir) / "scores.json", text + "\n")
+        console.print(as_table(result))
     return result
 
 
