@@ -5,10 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
+from jax.errors import JaxRuntimeError
 from ml_collections import config_flags
 
 import bloodjax
-from bloodjax import compilation, data, doctor, methods, report, sample, score, train, workdir
+from bloodjax import (
+    compilation,
+    data,
+    doctor,
+    hosts,
+    methods,
+    report,
+    sample,
+    score,
+    train,
+    workdir,
+)
 from bloodjax.data import Dataset
 from bloodjax.interrupt import stop_at_once
 from bloodjax.methods import Method
@@ -24,6 +36,9 @@ MODE = flags.DEFINE_enum(
     "one stage or all of them; doctor says what this machine has",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "where the files go (default runs/<config name>)")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several hosts")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "on all hosts; 1: alone, ask nobody")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
 
 
 def main(argv: list[str]) -> None:
@@ -35,6 +50,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"expected --config=FILE; not understood: {argv[1:]}")
     config = CONFIG.value.to_dict()
     compilation.prepare(config["deterministic"])
+    hosts.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     folder = Path(WORKDIR.value or Path("runs", config["name"]))
     dataset = data.load(**config["data"])
     method = methods.make(shape=dataset.images.shape[1:], **config["method"])
@@ -43,13 +59,17 @@ def main(argv: list[str]) -> None:
     sample.check(method, **config["sample"])
     if MODE.value in ("run", "score"):  # may download weights
         score.check(**config["score"])
+    what = {k: v for k, v in config.items() if k != "data"}  # where the data lies may differ
+    hosts.same("configuration, data set or mode", [what, dataset.digest, MODE.value])
     if MODE.value == "report":  # reads alone, also what another process is writing
         workdir.claim(folder, config, dataset)
-        report.run(folder, dataset)
-        return
-    with workdir.lock(folder):
-        workdir.claim(folder, config, dataset, free)
-        work(config, method, dataset, folder)
+        if hosts.is_main():
+            report.run(folder, dataset)
+    else:
+        with workdir.lock(folder):
+            workdir.claim(folder, config, dataset, free)
+            work(config, method, dataset, folder)
+    hosts.barrier()  # all leave together
 
 
 def work(config: dict[str, Any], method: Method, dataset: Dataset, folder: Path) -> None:
@@ -59,7 +79,8 @@ def work(config: dict[str, Any], method: Method, dataset: Dataset, folder: Path)
             state = train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
             sample.run(method, state, folder, **config["sample"])
             score.run(folder, dataset, **config["score"])
-            report.run(folder, dataset)
+            if hosts.is_main():
+                report.run(folder, dataset)
         case "train":
             train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
         case "sample":
@@ -88,8 +109,12 @@ def start(argv: list[str]) -> int | None:
         if not ours and not isinstance(error, OSError):
             raise
         text = workdir.explain(error) if isinstance(error, OSError) else str(error)
+        hosts.abandon(1, f"error: {text}")
         console.print(f"error: {text}", markup=False, soft_wrap=True)
         return 1
+    except JaxRuntimeError as error:
+        hosts.abandon(1, f"error: {error}; if another process has ended, start all of them again")
+        raise
 
 
 if __name__ == "__main__":

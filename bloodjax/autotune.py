@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from bloodjax import sweep
+from bloodjax import hosts, sweep
 from bloodjax.progress import console
 from bloodjax.sweep import STRATEGIES, Advance, Loop, Together
 from bloodjax.workdir import read_json, write_text
@@ -22,20 +22,22 @@ def candidates(seeds: int, batch: int) -> tuple[str, ...]:
     """The strategies that can be the fastest here.
 
     On CPU neither vmap, which makes convolutions 1.5 to 5 times slower, nor map, which makes their
-    gradients 10 to 70 times slower, is tried.
+    gradients 10 to 70 times slower, is tried. Several processes have only what uses all devices.
     """
     devices, cpu = jax.device_count(), jax.default_backend() == "cpu"
     if devices == 1:
         return ("loop",) if cpu or seeds == 1 else ("loop", "vmap", "map", "sharded")
     alone = seeds <= sweep.layout(seeds, batch, devices)[0]  # no device has two seeds
-    return ("loop", "sharded") if cpu or alone else ("loop", *STRATEGIES[3:])
+    sharded = ("sharded",) if cpu or alone else STRATEGIES[3:]
+    return sharded if hosts.count() > 1 else ("loop", *sharded)
 
 
 def expand(strategy: str) -> tuple[str, ...]:
     """The names in "loop,vmap"; ("auto",) for "auto".
 
     Raises:
-        ValueError: a name that is not in `STRATEGIES`, or none.
+        ValueError: a name that is not in `STRATEGIES`, or none; with several processes one that
+            is for one.
     """
     names = tuple(name.strip() for name in strategy.split(","))
     if names != ("auto",) and not set(names) <= set(STRATEGIES):
@@ -43,6 +45,11 @@ def expand(strategy: str) -> tuple[str, ...]:
         raise ValueError(
             f"train.strategy={strategy!r}: expected auto, one of {known}, or several of them with "
             "commas, of which the fastest is taken"
+        )
+    if hosts.count() > 1 and not {"auto", *STRATEGIES[3:]}.issuperset(names):
+        raise ValueError(
+            f"train.strategy={strategy!r}: {hosts.count()} processes, expected auto, or of "
+            f"{', '.join(STRATEGIES[3:])} one or several"
         )
     return names
 
@@ -71,25 +78,40 @@ def choose(
         "asked": strategy,
         "seeds": seeds,
         "devices": jax.device_count(),
+        "processes": hosts.count(),
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),
     }
     names = candidates(seeds, batch) if strategy == "auto" else expand(strategy)
-    if file.exists():
-        then = read_json(file)
-        changed = [f"{k} was {then.get(k)}, now {v}" for k, v in here.items() if then.get(k) != v]
-        if not changed:
-            return sweep.make(then["strategy"], advance, seeds, batch)
-        console.print(f"{file} does not hold any more ({', '.join(changed)}): choosing again")
+    if known := agreed(lambda: recorded(file, here)):
+        return sweep.make(known, advance, seeds, batch)
     programs = {name: sweep.make(name, advance, seeds, batch) for name in names}
     measured = measure(programs, length, state, orders, data) if len(names) > 1 else []
-    best = min(measured, key=lambda row: row["ms_per_step"])["strategy"] if measured else names[0]
+    fastest = min(measured, key=lambda row: row["ms_per_step"], default={"strategy": names[0]})
+    best = agreed(lambda: fastest["strategy"])
     write_text(file, json.dumps(here | {"strategy": best, "measured": measured}, indent=1) + "\n")
     if measured:
         console.print(
             as_table(measured, best, f"{seeds} seeds, {here['devices']} × {here['device']}")
         )
     return programs[best]
+
+
+def recorded(file: Path, here: Mapping[str, Any]) -> str:
+    """The strategy in `file`; "" if there is none, or one for something else than `here`."""
+    if not file.exists():
+        return ""
+    then = read_json(file)
+    changed = [f"{k} was {then.get(k)}, now {v}" for k, v in here.items() if then.get(k) != v]
+    if changed:
+        console.print(f"{file} does not hold any more ({', '.join(changed)}): choosing again")
+    return "" if changed else then["strategy"]
+
+
+def agreed(choice: Callable[[], str]) -> str:
+    """Process 0's `choice`, a strategy or "", on every process: their clocks and disks differ."""
+    names = ("", *STRATEGIES)
+    return names[hosts.from_main(lambda: np.int32(names.index(choice())), np.int32(0))]
 
 
 def measure(

@@ -11,7 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
 
+from bloodjax import hosts
 from bloodjax.progress import console
 from bloodjax.workdir import naming, write_text
 
@@ -39,9 +41,13 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Write `state`, a pytree of NumPy arrays; returns when it is on disk.
 
+        With several processes process 0 does, and the others return at once.
+
         Raises:
             OSError: it cannot be written; the checkpoints before are left as they are.
         """
+        if not hosts.is_main():
+            return
         for left in filter(Path.is_dir, self.folder.glob(".*")):  # by a process killed in here
             shutil.rmtree(left)
         part = self.folder / ".part"
@@ -71,7 +77,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         _verify(folder)
         template = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        with _orbax() as reader:
             return reader.restore(folder / "default", args=ocp.args.StandardRestore(template))
 
     def restore_newest(self, like: Any) -> tuple[int, Any] | None:
@@ -112,11 +118,21 @@ def _reserve(file: Path, size: int) -> None:
         file.unlink()
 
 
+def _orbax() -> ocp.Checkpointer:
+    """What reads and writes, in this process alone: arrays on the host are whole on every one."""
+    alone = MultiprocessingOptions()
+    if hosts.count() > 1:
+        own = jax.process_index()
+        alone = MultiprocessingOptions(own, {own}, barrier_sync_key_prefix=f"process{own}")
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def _write(folder: Path, state: Any) -> None:
     """Orbax's checkpoint of `state`; a full disk is an OSError as it is everywhere else."""
     logging.disable(logging.CRITICAL)  # its threads log the error that is raised here anyway
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+        with _orbax() as writer:
             writer.save(folder, args=ocp.args.StandardSave(state))
     except ValueError as error:  # tensorstore's, the system's number in its text
         code = re.search(r"os_error_code='(\d+)'", str(error))

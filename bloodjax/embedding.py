@@ -10,6 +10,7 @@ import numpy as np
 import pooch
 
 import bloodjax
+from bloodjax import hosts
 from bloodjax.data import Dataset
 from bloodjax.features import Extractor
 from bloodjax.progress import console
@@ -20,11 +21,15 @@ BLOCK = 2048  # images per file of the cache: what a kill can cost
 
 
 def embed(extractor: Extractor, images: np.ndarray, advance: Callable[..., None]) -> np.ndarray:
-    """uint8 [N, H, W, C] -> float32 [N, d], chunk by chunk; `advance(n, note)` moves a bar."""
+    """uint8 [N, H, W, C] -> float32 [N, d], chunk by chunk; `advance(n, note)` moves a bar.
+
+    Several processes compute a part of each chunk; all of them get all features.
+    """
+    size = CHUNK * hosts.count()
     out = np.empty((len(images), extractor.dims), np.float32)
-    for start in range(0, len(images), CHUNK):
-        part = images[start : start + CHUNK]
-        out[start : start + CHUNK] = extractor.features(part)
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        out[start : start + size] = hosts.share(extractor.features, part)
         advance(len(part), extractor.name)
     return out
 
@@ -48,7 +53,7 @@ def embed_dataset(
     for start in range(0, n, BLOCK):
         part, file = rows[start : start + BLOCK], folder / f"{start}.npz"
         block = read_block(file, len(part), extractor.dims)
-        if block is None:
+        if hosts.largest(block is None):  # a process without it cannot compute it alone
             block = embed(extractor, dataset.images[part], advance)
             write_block(file, block)
         else:

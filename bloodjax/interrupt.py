@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from bloodjax import hosts
 from bloodjax.progress import console
 
 SIGNALS = signal.SIGINT, signal.SIGTERM
@@ -19,8 +20,13 @@ def leave(number: int, saved: str) -> NoReturn:
 
 def stop_at_once() -> None:
     """From now on SIGINT and SIGTERM end the process, wherever it is outside `stop_signals`."""
+
+    def stop(number: int, _: object) -> None:
+        hosts.abandon(128 + number, "stopped; the same command goes on from what is saved")
+        leave(number, "what was finished is saved")
+
     for number in SIGNALS:
-        signal.signal(number, lambda number, _: leave(number, "what was finished is saved"))
+        signal.signal(number, stop)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from bloodjax import hosts
 from bloodjax.methods import Metrics
 from bloodjax.progress import console
 from bloodjax.workdir import naming, write_text
@@ -56,7 +57,8 @@ def write(
 
 @contextmanager
 def appending(file: Path) -> Iterator[TextIO]:
-    """`file`, open for further lines."""
+    """`file`, open for further lines; those of other processes than 0 go nowhere."""
+    file = file if hosts.is_main() else Path(os.devnull)
     with naming(file), file.open("a", encoding="utf-8") as log:
         yield log
 
@@ -95,7 +97,8 @@ class Log:
         """Have all on disk: a checkpoint must not be ahead of its metrics."""
         self.write_pending()
         self.file.flush()
-        os.fsync(self.file.fileno())
+        if hosts.is_main():
+            os.fsync(self.file.fileno())
 
     def write_pending(self) -> None:
         if self.pending is None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from bloodjax import compilation, sweep
+from bloodjax import compilation, hosts, sweep
 from bloodjax.images import to_uint8
 from bloodjax.interrupt import leave, stop_signals
 from bloodjax.methods import Method, Params, Stats, accepts
@@ -75,7 +75,7 @@ def run(
     file, size = workdir / "samples.npz", chunk * jax.device_count()
     model = {"step": int(state.step[0]), "sha256": digest((state.seed, state.ema, state.stats))}
     made_by = {**model, "count": count, "options": options}
-    if is_made(file, made_by):
+    if hosts.from_main(lambda: is_made(file, made_by), np.bool_(False)):
         console.print(f"{file} is there already ({count} images a seed)")
     else:
         # Chunks are named by all that they depend on; `count` is nothing of it.
@@ -83,20 +83,24 @@ def run(
         parts = workdir / f"{PARTS}{name[:16]}"
         parts.mkdir(exist_ok=True)
         draw_chunks(method, state, parts, count, size, options)
-        seeds = len(state.seed)
-        with replacing(file) as part, part.open("wb") as handle:
-            np.savez(
-                handle,
-                images=join_chunks(parts, np.empty((seeds, count, *method.shape), np.uint8), size),
-                labels=np.full((seeds, count), -1, np.int32),
-                seeds=np.asarray(state.seed),
-                step=state.step[0],
-                trace=np.stack([read(parts / f"{s}-trace.npy") for s in range(seeds)]),
-                trace_name=method.trace_title,
-                made_by=json.dumps(made_by),
-            )
-    for parts in workdir.glob(f"{PARTS}*"):
-        shutil.rmtree(parts)
+        if hosts.is_main():
+            seeds = np.asarray(state.seed)
+            out = np.empty((len(seeds), count, *method.shape), np.uint8)
+            with replacing(file) as part, part.open("wb") as handle:
+                np.savez(
+                    handle,
+                    images=join_chunks(parts, out, size),
+                    labels=np.full(out.shape[:2], -1, np.int32),
+                    seeds=seeds,
+                    step=state.step[0],
+                    trace=np.stack([read(parts / f"{s}-trace.npy") for s in range(len(seeds))]),
+                    trace_name=method.trace_title,
+                    made_by=json.dumps(made_by),
+                )
+    hosts.barrier()  # from here on the others may read it
+    if hosts.is_main():
+        for parts in workdir.glob(f"{PARTS}*"):
+            shutil.rmtree(parts)
 
 
 def draw_chunks(
@@ -114,7 +118,10 @@ def draw_chunks(
 
     seeds, starts = range(len(state.seed)), range(0, count, size)
     chunks = {(s, start): parts / f"{s}-{start}.npy" for s in seeds for start in starts}
-    missing = {where: file for where, file in chunks.items() if not file.exists()}
+    made = hosts.from_main(
+        lambda: np.array([file.exists() for file in chunks.values()]), np.zeros(len(chunks), bool)
+    )
+    missing = {where: chunks[where] for where, there in zip(chunks, made, strict=True) if not there}
     if missing:
         seconds = compilation.ahead(draw, *model(0), jnp.arange(size))
         console.print(f"sampling compiled in {seconds:.1f} s")
@@ -122,11 +129,11 @@ def draw_chunks(
     left = sum(min(size, count - start) for _, start in missing)
     with stop_signals("chunk") as stopped, progress("sample", total, total - left) as tell:
         for (s, start), file in missing.items():
-            write(file, draw(*model(s), jnp.arange(start, start + size)))
+            write(file, hosts.fetch(draw(*model(s), jnp.arange(start, start + size))))
             tell(min(size, count - start))
-            if stopped:
-                leave(stopped[0], "the samples so far are saved")
-        for s in seeds:
+            if leaving := hosts.largest(stopped[0] if stopped else 0):
+                leave(leaving, "the samples so far are saved")
+        for s in seeds if hosts.is_main() else ():
             if not (file := parts / f"{s}-trace.npy").exists():
                 write(file, strip(*model(s), jnp.arange(TRACES)))
 
@@ -141,7 +148,9 @@ def join_chunks(parts: Path, out: np.ndarray, size: int) -> np.ndarray:
 
 
 def write(file: Path, array: Array) -> None:
-    """Write an .npy file, whole or not at all."""
+    """Write an .npy file, whole or not at all; with several processes, process 0 does."""
+    if not hosts.is_main():
+        return
     content = io.BytesIO()  # np.save into a file on a full disk forgets which error it was
     np.save(content, np.asarray(array))
     with replacing(file) as part:

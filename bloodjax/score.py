@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from bloodjax import features as spaces
+from bloodjax import hosts
 from bloodjax.data import Dataset
 from bloodjax.embedding import embed, embed_dataset, shuffled
 from bloodjax.features import Extractor
@@ -114,7 +116,8 @@ def run(
         draws: sets of real images that one model is compared with, for the σ of that choice.
 
     Returns:
-        What scores.json holds: {"scores": one object per seed and space, "summary": one per space}.
+        What scores.json holds: {"scores": one object per seed and space, "summary": one per space};
+        on other processes than 0, whose share are features only, nothing in both.
     """
     samples = read_samples(workdir, dataset)
     fakes = samples.images[:, :count]
@@ -122,11 +125,16 @@ def run(
     n = min(2 * count, len(dataset.images))
     extractors, judge = available(features), spaces.make(JUDGE)
     judges = [judge] if judge.classes == dataset.classes else []
+    hosts.same("feature spaces", [(e.name, e.sha256, e.protocol) for e in extractors])
     scores, total = [], (len(extractors) + len(judges)) * (n + fakes.shape[0] * fakes.shape[1])
     with progress("score", total) as advance:
         labels = [classes_of(judge, dataset, fakes, n, count, advance) for judge in judges]
         for extractor in extractors:
             train = embed_dataset(extractor, dataset, SUBSET_SEED, n, advance)
+            sets = (embed(extractor, images, advance) for images in fakes)
+            if not hosts.is_main():  # has computed its share of the features, and that is all
+                deque(sets, maxlen=0)
+                continue
             real = Real.of(train[:count], train, draws)
             common = {
                 "step": samples.step,
@@ -138,8 +146,7 @@ def run(
                 "dataset": dataset.name,
                 "dataset_digest": dataset.digest,
             }
-            for s, seed in enumerate(samples.seeds.tolist()):
-                fake = embed(extractor, fakes[s], advance)
+            for s, (seed, fake) in enumerate(zip(samples.seeds.tolist(), sets, strict=True)):
                 own = of_samples(real, fake, shuffled(dataset, SUBSET_SEED)[:n])
                 own["classes"] = None
                 for real_labels, fake_labels in labels:
@@ -148,9 +155,10 @@ def run(
                 about = {"seed": seed, "samples_sha256": samples.digest(s)}
                 scores.append(about | common | own)
     result = {"scores": scores, "summary": summarize(scores)}
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    write_text(Path(workdir) / "scores.json", text + "\n")
-    console.print(as_table(result))
+    if hosts.is_main():
+        text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+        write_text(Path(workdir) / "scores.json", text + "\n")
+        console.print(as_table(result))
     return result
 
 

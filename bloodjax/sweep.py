@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bloodjax import compilation
+from bloodjax import compilation, hosts
 from bloodjax.progress import console
 
 STRATEGIES = ("loop", "vmap", "map", "sharded", "sharded-vmap", "sharded-map")
@@ -106,7 +106,9 @@ class Together:
                 axis_names={"seed"},
             )(*arguments)
 
-        self.compiled = jax.jit(every, static_argnums=0, donate_argnums=1)
+        # The step itself makes metrics whole: fetching those of one need not wait for the next.
+        where = (None, NamedSharding(mesh, P())) if hosts.count() > 1 else None
+        self.compiled = jax.jit(every, static_argnums=0, donate_argnums=1, out_shardings=where)
 
     def put(self, tree: Any, *axes: str | None) -> Any:
         """Arrays with a leading seed axis, on the devices; `axes` shard those behind it."""
@@ -114,10 +116,10 @@ class Together:
         rows = np.arange(self.seeds + -self.seeds % self.mesh.shape["seed"])
         if len(rows) > self.seeds:
             tree = jax.tree.map(lambda x: x[np.minimum(rows, self.seeds - 1)], tree)
-        return jax.device_put(tree, sharding)
+        return hosts.put(tree, sharding)
 
     def share(self, array: np.ndarray) -> Array:
-        return jax.device_put(array, NamedSharding(self.mesh, P()))
+        return hosts.put(array, NamedSharding(self.mesh, P()))
 
     def compile(self, length: int, state: Any, order: Array, *data: Array) -> float:
         return compilation.ahead(self.compiled, length, state, order, *data)
@@ -126,7 +128,7 @@ class Together:
         return self.compiled(length, state, order, *data)
 
     def fetch(self, tree: Any) -> Any:
-        return jax.tree.map(lambda x: x[: self.seeds], jax.device_get(tree))
+        return jax.tree.map(lambda x: x[: self.seeds], hosts.fetch(tree))
 
 
 def layout(seeds: int, batch: int, devices: int) -> tuple[int, int]:
@@ -142,19 +144,27 @@ def layout(seeds: int, batch: int, devices: int) -> tuple[int, int]:
 
 @functools.cache  # what it says is said once
 def make_mesh(seeds: int, batch: int, devices: tuple[jax.Device, ...]) -> Mesh:
-    """The mesh of `layout`; says so if devices are left over."""
+    """The mesh of `layout`; says so if devices are left over.
+
+    Raises:
+        ValueError: so does it with several processes, one of which might have nothing to do.
+    """
     rows, columns = layout(seeds, batch, len(devices))
     if rows * columns < len(devices):
-        console.print(
+        said = (
             f"{rows * columns} of {len(devices)} devices are used: a batch of {batch} cannot be "
             f"divided by {len(devices) // rows}; another train.batch_size can"
         )
-    return jax.make_mesh(
+        if hosts.count() > 1:
+            raise ValueError(said.replace("are used", "could be used"))
+        console.print(said)
+    mesh = jax.make_mesh(
         (rows, columns),
         ("seed", "data"),
         axis_types=(AxisType.Auto, AxisType.Auto),
         devices=devices[: rows * columns],
     )
+    return hosts.connect(mesh)
 
 
 def make(strategy: str, advance: Advance, seeds: int, batch: int) -> Loop | Together:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import Array, lax, random
 
-from bloodjax import autotune, metrics
+from bloodjax import autotune, hosts, metrics
 from bloodjax.checkpoint import Checkpoints, Damaged
 from bloodjax.data import Dataset
 from bloodjax.images import to_float
@@ -177,14 +177,18 @@ def restore(method: Method, workdir: Path, *, seeds: Sequence[int]) -> State:
         FileNotFoundError: there is none.
         Damaged: it is not as it was written. An older one would be another model.
     """
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    steps = checkpoints.steps()
-    if not steps:
-        raise FileNotFoundError(f"{workdir}/checkpoints is empty: train first, --mode=train")
-    try:
-        return checkpoints.restore(steps[-1], abstract(method, seeds))
-    except Damaged as error:
-        raise Damaged(f"{error}: --mode=train makes it again from the one before") from None
+    checkpoints, like = Checkpoints(workdir / "checkpoints"), abstract(method, seeds)
+
+    def newest() -> State:
+        steps = checkpoints.steps()
+        if not steps:
+            raise FileNotFoundError(f"{workdir}/checkpoints is empty: train first, --mode=train")
+        try:
+            return checkpoints.restore(steps[-1], like)
+        except Damaged as error:
+            raise Damaged(f"{error}: --mode=train makes it again from the one before") from None
+
+    return hosts.from_main(newest, like)
 
 
 def run(
@@ -242,13 +246,17 @@ def run(
     checkpoints = Checkpoints(workdir / "checkpoints", keep)
     with stop_signals("step") as stopped:
         # ---- where it starts, and how ----
-        done, state = checkpoints.restore_newest(abstract(method, seeds)) or (0, None)
+        like = abstract(method, seeds)
+        done, state = hosts.from_main(
+            lambda: checkpoints.restore_newest(like) or (0, initial(method, tx, seeds)),
+            (np.int64(0), like),
+        )
+        done = int(done)
         metrics.trim(log_file, done)
         if done == total:
             return state
         if done:
             console.print(f"training goes on from step {done} of {total} ({workdir})")
-        state = state or initial(method, tx, seeds)
         program = autotune.choose(
             strategy, step, workdir / "strategy.json", dispatch, state, shuffle(all_seeds, 0), data
         )
@@ -272,12 +280,13 @@ def run(
                 state, chunk = program(length, state, orders(epoch), *data)
                 log.follow(done, chunk)
                 done += length
-                leaving = stopped[:]  # a signal after this line waits for the next step
+                # A signal after this line waits for the next step; all stop at the same one.
+                leaving = hosts.largest(stopped[0] if stopped else 0)
                 if leaving or done % (per_epoch * checkpoint_epochs) == 0 or done == total:
                     log.settle()
                     checkpoints.save(done, check_finite(program.fetch(state), done))
                 if leaving:
-                    leave(leaving[0], f"step {done} of {total} is saved")
+                    leave(leaving, f"step {done} of {total} is saved")
     return program.fetch(state)
 
 

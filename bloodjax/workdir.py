@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 import bloodjax
+from bloodjax import hosts
 from bloodjax.data import Dataset
 from bloodjax.progress import console
 
@@ -60,9 +61,14 @@ def lock(workdir: Path) -> Iterator[None]:
     By flock, which ends with the process however it ends. Where the file system has no locks, as
     some network file systems have none, it says so and goes on.
 
+    Of several processes of one run, process 0 holds it.
+
     Raises:
         BlockingIOError: another process is in there; names it.
     """
+    if not hosts.is_main():
+        yield
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     file = workdir / ".lock"
     held = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
@@ -188,7 +194,9 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write `file` whole or leave it as it was."""
+    """Write `file` whole or leave it as it was; with several processes, process 0 does."""
+    if not hosts.is_main():
+        return
     with replacing(file) as part:
         part.write_text(text, encoding="utf-8")
 

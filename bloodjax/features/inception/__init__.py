@@ -18,7 +18,7 @@ from bloodjax.images import as_uint8
 def extractor(
     protocol: str = "pytorch-fid", weights: str = "", dims: int = 2048, batch_size: int = 0
 ) -> Extractor:
-    """InceptionV3 up to one of its taps, spread over all devices.
+    """InceptionV3 up to one of its taps, spread over the devices of this process.
 
     Args:
         protocol: how images are resized and scaled: one of `PROTOCOLS`.
@@ -61,8 +61,13 @@ def compiled(
     params: dict[str, np.ndarray], protocol: Callable[[Array], Array], dims: int, batch_size: int
 ) -> Callable[[np.ndarray], np.ndarray]:
     """The function images [N, H, W, 1 or 3] -> float32 [N, dims], see `Extractor`."""
-    devices = jax.device_count()
-    mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    devices = jax.local_device_count()
+    mesh = jax.make_mesh(
+        (devices,),
+        ("data",),
+        axis_types=(jax.sharding.AxisType.Auto,),
+        devices=jax.local_devices(),
+    )
     spread = NamedSharding(mesh, P("data"))
     params = jax.device_put(params, NamedSharding(mesh, P()))
     largest = batch_size or (32 if jax.default_backend() == "cpu" else 256)
