@@ -55,6 +55,14 @@ def test_packages_stay_behind_their_walls(file):
         assert not name.startswith("bloodjax.bench") or "bench" in place(file)
 
 
+@pytest.mark.parametrize("file", FILES, ids=place)
+def test_nothing_depends_on_the_time_of_day(file):
+    """A clock may jump: intervals are measured by one that does not."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("time", "time_ns", "now", "today", "utcnow"), node.lineno
+
+
 METHODS = sorted((ROOT / "bloodjax/methods").glob("*.py"))
 
 
