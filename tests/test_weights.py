@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from handmade import FORMATS, legacy, same, zipped
 
-from bloodjax import features
+from bloodjax import download, features
 from bloodjax.features.inception import weights
 
 NOWHERE = "http://127.0.0.1:9/inception.pth"  # the discard port: refused at once
@@ -484,7 +484,7 @@ def test_offline_names_the_ways_out(home):
 def test_a_silent_server_is_not_waited_for(home, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setattr(weights, "URLS", (f"http://127.0.0.1:{mute.getsockname()[1]}/w",))
-        monkeypatch.setattr(weights, "TIMEOUT", (0.2, 0.2))
+        monkeypatch.setattr(download, "TIMEOUT", (0.2, 0.2))
         begin = time.monotonic()
         with pytest.raises(weights.Unavailable, match="(?i)timed out"):
             weights.load()

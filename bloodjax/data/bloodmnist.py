@@ -5,7 +5,6 @@ Source: MedMNIST v2 (Yang et al., Scientific Data 10, 2023, 41), CC BY 4.0.
 
 import hashlib
 import os
-import textwrap
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,15 +13,14 @@ from typing import NoReturn
 import numpy as np
 import pooch
 
+from bloodjax import download
 from bloodjax.data import SPLITS, Dataset, Unavailable, join
-from bloodjax.progress import console, progress
+from bloodjax.progress import console
 
 URL = "https://zenodo.org/records/10519652/files/bloodmnist.npz?download=1"
 MD5 = "7053d0359d879ad8a5505303e11de1dc"
 FILE = "bloodmnist.npz"
 HOME = "~/.medmnist/bloodmnist.npz"  # where the medmnist package keeps it
-ABOUT = 36_000_000  # bytes to download, if the server does not say
-TIMEOUT = (5, 30)  # seconds to connect, and between two packets
 MOST_CLASSES = 1000  # more than this are no class labels
 CLASSES = (
     "basophil",
@@ -89,35 +87,17 @@ def _find(path: str) -> Path:
 
 
 def _fetch() -> Path:
-    """The published file from pooch's cache, downloaded into it first if missing or damaged."""
-    folder = pooch.os_cache("bloodjax")
+    """The published file from bloodjax's cache, downloaded into it first if missing or damaged."""
     try:
-        return Path(pooch.retrieve(URL, f"md5:{MD5}", FILE, folder, downloader=_download))
-    except (OSError, ValueError) as error:  # no network, no space, or not the published bytes
-        reason = textwrap.shorten(str(error), 200)
+        return download.fetch((URL,), FILE, f"md5:{MD5}")
+    except OSError as error:
+        reason = str(error)
     raise Unavailable(
         f"BloodMNIST is not on this machine and cannot be downloaded ({reason}). Three ways out: "
         "(1) data.path=FILE or BLOODJAX_DATA=FILE with any MedMNIST-style .npz; "
         f"(2) download {URL} elsewhere and put it at {HOME}; "
         "(3) --config.data.source=synthetic for the built-in synthetic cells"
     )
-
-
-def _download(url: str, file: str, _: object) -> None:
-    """Stream `url` into `file` with a progress bar: what pooch calls with a temporary file."""
-    import requests  # pooch's own dependency, slow to import
-
-    try:
-        reply = requests.get(url, stream=True, timeout=TIMEOUT)
-    except requests.ConnectionError:
-        raise OSError("no connection to the server") from None
-    with reply, open(file, "wb") as out:
-        reply.raise_for_status()
-        size = int(reply.headers.get("content-length", ABOUT))
-        with progress(f"download {FILE} (bytes)", size) as advance:
-            for block in reply.iter_content(1 << 18):
-                out.write(block)
-                advance(len(block))
 
 
 def _read(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pooch
 
+from bloodjax import download
 from bloodjax.features import Unavailable
 from bloodjax.features.inception.layers import CONVS
 from bloodjax.features.inception.torchfile import read as read_tensors
-from bloodjax.progress import console, progress
+from bloodjax.progress import console
 from bloodjax.workdir import replacing
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -28,7 +29,6 @@ URLS = (
     f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{MIRRORED}",
 )
 VARIABLE = "BLOODJAX_INCEPTION"
-TIMEOUT = (3, 20)  # seconds to connect, and between two packets
 EPSILON = 1e-3  # of the batch normalisation
 LAYOUT = 1  # of converted files; with another number they are made again: raise it with `fold`
 FC = (1008, 2048)  # classes, features: the classifier's weights
@@ -101,36 +101,15 @@ def _find(path: str) -> tuple[Path, str]:
 
 def _fetch() -> Path:
     """The published file, downloaded into bloodjax's cache from the first URL that has it."""
-    folder, reasons = pooch.os_cache("bloodjax"), []
-    for url in URLS:
-        try:
-            known = f"sha256:{PUBLISHED}"
-            return Path(pooch.retrieve(url, known, FILE, folder, downloader=_download))
-        except (OSError, ValueError) as error:  # no network, no space, or not the published bytes
-            reasons.append(textwrap.shorten(str(error), 150))
+    try:
+        return download.fetch(URLS, FILE, f"sha256:{PUBLISHED}", SIZE)
+    except OSError as error:
+        reason = str(error)
     raise Unavailable(
         f"FID's Inception weights (sha256 {PUBLISHED[:8]}...) are not on this machine and cannot "
-        f"be downloaded ({'; '.join(dict.fromkeys(reasons))}). Download {URLS[0]} elsewhere, then "
-        f"set {VARIABLE}=FILE or put it at {folder / FILE}"
+        f"be downloaded ({reason}). Download {URLS[0]} elsewhere, then set {VARIABLE}=FILE or put "
+        f"it at {pooch.os_cache('bloodjax') / FILE}"
     )
-
-
-def _download(url: str, file: str, _: object) -> None:
-    """Stream `url` into `file` with a progress bar: what pooch calls with a temporary file."""
-    import requests  # pooch's own dependency, slow to import
-
-    try:
-        reply = requests.get(url, stream=True, timeout=TIMEOUT)
-    except requests.ConnectionError:
-        raise OSError("no connection to the server") from None
-    with reply, open(file, "wb") as out, progress(f"download {FILE} (bytes)", SIZE) as advance:
-        reply.raise_for_status()
-        for block in reply.iter_content(1 << 18):
-            advance(out.write(block))
-            if out.tell() > SIZE:
-                break
-        if out.tell() != SIZE:
-            raise OSError(f"the server sends another file: expected {SIZE} bytes")
 
 
 def _sha256(file: Path) -> str:
