@@ -296,3 +296,32 @@ def test_run_refuses_float_images(workdir):
     put_samples(workdir, np.zeros((1, 9, 4, 4, 3), np.float32), [0])
     with pytest.raises(ValueError, match="holds float32 images"):
         score.run(workdir, a_dataset())
+
+
+def without_inception(name):
+    if name.startswith("inception"):
+        raise features.Unavailable("no weights; set BLOODJAX_INCEPTION=FILE")
+    return extractor(name)
+
+
+def test_run_goes_on_without_the_weights_and_says_how_to_get_them(workdir, monkeypatch, capsys):
+    monkeypatch.setattr(features, "make", without_inception)
+    score.check(features=("bloodnet,inception:clean",), count=30, draws=5)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == ("scores go on without inception:clean: no weights; set BLOODJAX_INCEPTION=FILE")
+    result = score.run(workdir, a_dataset(), features=("bloodnet", "inception"))
+    assert {s["name"] for s in result["scores"]} == {"fd_bloodnet"}
+
+
+@pytest.mark.parametrize(
+    "options, what",
+    [
+        ({"features": ("inception",)}, "none is available; add bloodnet"),
+        ({"count": 1}, "score.count=1"),
+        ({"draws": 0}, "score.draws=0"),
+    ],
+)
+def test_check_refuses_what_run_could_not_do(monkeypatch, options, what):
+    monkeypatch.setattr(features, "make", without_inception)
+    with pytest.raises(ValueError, match=what):
+        score.check(**{"features": ("bloodnet",), "count": 30, "draws": 5} | options)
