@@ -1,6 +1,7 @@
 """Being stopped: at once where nothing is lost by it, else after the step or chunk under way."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ def stop_at_once() -> None:
     """From now on SIGINT and SIGTERM end the process, wherever it is outside `stop_signals`."""
 
     def stop(number: int, _: object) -> None:
+        # Objects that the signal met half made complain as they vanish: of no use to anyone.
+        sys.unraisablehook = lambda _: None
         hosts.abandon(128 + number, "stopped; the same command goes on from what is saved")
         leave(number, "what was finished is saved")
 

@@ -86,6 +86,8 @@ def lock(workdir: Path) -> Iterator[None]:
         with naming(file):
             os.ftruncate(held, 0)
             os.write(held, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        for left in filter(Path.is_file, workdir.glob(".*.part")):  # by a process that was killed
+            left.unlink(missing_ok=True)
         yield
     finally:
         os.close(held)
