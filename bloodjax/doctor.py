@@ -7,7 +7,7 @@ from bloodjax import features
 from bloodjax.data import bloodmnist
 from bloodjax.features.inception import weights
 from bloodjax.progress import console
-from bloodjax.score import title
+from bloodjax.tables import title
 from bloodjax.workdir import environment
 
 

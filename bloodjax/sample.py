@@ -21,7 +21,7 @@ from bloodjax.interrupt import leave, stop_signals
 from bloodjax.methods import Method, Params, Stats, accepts
 from bloodjax.progress import console, progress
 from bloodjax.randomness import Purpose, key_at
-from bloodjax.train import State
+from bloodjax.steps import State
 from bloodjax.workdir import replacing
 
 TRACES = 4  # how many samples' traces are kept

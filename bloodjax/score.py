@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.table import Table
 
 from bloodjax import features as spaces
 from bloodjax import hosts
@@ -17,15 +16,13 @@ from bloodjax.embedding import embed, embed_dataset, shuffled
 from bloodjax.features import Extractor
 from bloodjax.measures import Real, by_class, of_reals, of_samples
 from bloodjax.progress import console, progress
+from bloodjax.tables import as_table
 from bloodjax.workdir import write_text
 
 SUBSET_SEED = 0  # the real images drawn are the same for every run, so that runs compare
 JUDGE = "bloodnet"  # the space whose classifier says which class an image is of
-TITLES = {"bloodnet": "BloodNet", "inception": "Inception"}
 # what is averaged over seeds, value (the Fréchet distance) first
 AVERAGED = "value infinity kid precision recall density coverage memorised".split()
-# what stands beside the value on a terminal: key -> heading
-SHORT = {"kid": "KID ×10³", "precision": "prec.", "recall": "recall"}
 
 
 class Samples(NamedTuple):
@@ -124,11 +121,11 @@ def run(
     # twice `count`, so that the floor is measured on sets as near as can be to the score's own size
     n = min(2 * count, len(dataset.images))
     extractors, judge = available(features), spaces.make(JUDGE)
-    judges = [judge] if judge.classes == dataset.classes else []
+    judged = judge.classes == dataset.classes
     hosts.same("feature spaces", [(e.name, e.sha256, e.protocol) for e in extractors])
-    scores, total = [], (len(extractors) + len(judges)) * (n + fakes.shape[0] * fakes.shape[1])
+    scores, total = [], (len(extractors) + judged) * (n + fakes.shape[0] * fakes.shape[1])
     with progress("score", total) as advance:
-        labels = [classes_of(judge, dataset, fakes, n, count, advance) for judge in judges]
+        labels = classes_of(judge, dataset, fakes, n, count, advance) if judged else None
         for extractor in extractors:
             train = embed_dataset(extractor, dataset, SUBSET_SEED, n, advance)
             sets = (embed(extractor, images, advance) for images in fakes)
@@ -148,10 +145,9 @@ def run(
             }
             for s, (seed, fake) in enumerate(zip(samples.seeds.tolist(), sets, strict=True)):
                 own = of_samples(real, fake, shuffled(dataset, SUBSET_SEED)[:n])
-                own["classes"] = None
-                for real_labels, fake_labels in labels:
-                    sides = (real.features, real_labels), (fake, fake_labels[s])
-                    own["classes"] = by_class(dataset.classes, *sides)
+                own["classes"] = labels and by_class(
+                    dataset.classes, (real.features, labels[0]), (fake, labels[1][s])
+                )
                 about = {"seed": seed, "samples_sha256": samples.digest(s)}
                 scores.append(about | common | own)
     result = {"scores": scores, "summary": summarize(scores)}
@@ -205,55 +201,3 @@ def over(values: list[float | None]) -> dict[str, float | None]:
     if None in values:
         return {"mean": None, "std": None}
     return {"mean": float(np.mean(values)), "std": float(np.std(values))}
-
-
-def title(name: str, protocol: str = "") -> str:
-    """A measure's name for people: "fd_bloodnet" -> "FD-BloodNet"; FID with another protocol than
-    pytorch-fid's has that one's name behind it."""
-    kind, _, space = name.partition("_")
-    other = f" ({protocol})" if name == "fid" and protocol != "pytorch-fid" else ""
-    return "-".join(filter(None, (kind.upper(), TITLES.get(space, space)))) + other
-
-
-def show(value: float, like: float | None = None) -> str:
-    """Four digits that matter, or as many decimals as `like` has; rounding below 0 shows as 0."""
-    size = max(abs(value if like is None else like), 1e-3)
-    return f"{max(value, 0):.{max(3 - int(np.floor(np.log10(size))), 0)}f}"
-
-
-def spread(summary: dict[str, Any]) -> str:
-    """Mean ± population standard deviation over seeds; one seed has no ±."""
-    mean = show(summary["mean"])
-    return f"{mean} ± {show(summary['std'], summary['mean'])}" if summary["seeds"] > 1 else mean
-
-
-def means(summary: dict[str, Any]) -> str:
-    """The two σ that published tables mix: over trained models, and over draws of real images."""
-    n, std = summary["draws"]["n"], show(summary["draws"]["std"], summary["mean"])
-    drawn = f"σ {std} over {n} draws of the real images"
-    if summary["seeds"] == 1:
-        return f"one seed; {drawn}"
-    return f"mean ± population σ over {summary['seeds']} seeds; {drawn}"
-
-
-def as_table(result: dict[str, Any]) -> Table:
-    """The scores for a terminal of 80 columns; the report has the rest."""
-    first = result["scores"][0]
-    counts = f"{first['n_fake']:,} samples, {first['n_real']:,} real images"
-    table = Table("seed", "measure", "value", "floor", *SHORT.values(), title=counts)
-    for s in result["scores"]:
-        others = (short(key, s[key]) for key in SHORT)
-        row = title(s["name"], s["protocol"]), show(s["value"]), show(s["floor"])
-        table.add_row(str(s["seed"]), *row, *others)
-    for s in (s for s in result["summary"] if s["seeds"] > 1):
-        others = (short(key, s[key]["mean"]) for key in SHORT)
-        row = title(s["name"], s["protocol"]), spread(s), show(s["floor"])
-        table.add_row("mean", *row, *others)
-    return table
-
-
-def short(key: str, value: float | None) -> str:
-    """A measure beside the Fréchet distance, in a few characters."""
-    if value is None:
-        return "-"
-    return f"{1000 * value:.3g}" if key == "kid" else f"{value:.3f}"

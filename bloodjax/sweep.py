@@ -26,7 +26,7 @@ from bloodjax.progress import console
 
 STRATEGIES = ("loop", "vmap", "map", "sharded", "sharded-vmap", "sharded-map")
 
-# (length, state, order, images, labels) of one seed -> (state, metrics): `train.advance`, and what
+# (length, state, order, images, labels) of one seed -> (state, metrics): `steps.advance`, and what
 # it becomes for all seeds, every array of state, order and metrics with a leading seed axis.
 Advance = Callable[..., tuple[Any, Any]]
 

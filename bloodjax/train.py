@@ -1,140 +1,21 @@
-"""Training: the state, one step of it, and the loop that survives being stopped."""
+"""Training: the loop that survives being stopped."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import Array, lax, random
 
 from bloodjax import autotune, hosts, metrics
 from bloodjax.checkpoint import Checkpoints, Damaged
 from bloodjax.data import Dataset
-from bloodjax.images import to_float
 from bloodjax.interrupt import leave, stop_signals
-from bloodjax.methods import Batch, Method, Metrics, accepts
+from bloodjax.methods import Method, accepts
 from bloodjax.progress import console, progress
-from bloodjax.randomness import Purpose, key_at
-
-
-class State(NamedTuple):
-    """All that training carries, arrays only; every array has a leading seed axis outside a step.
-
-    Attributes:
-        seed: uint32.
-        step: int32, updates made so far.
-        params: player -> parameters, float32.
-        stats: player -> BatchNorm's moving statistics, {} if there are none.
-        ema: the moving average of params, which sampling uses.
-        opt: player -> optimizer state.
-    """
-
-    seed: Array
-    step: Array
-    params: Any
-    stats: Any
-    ema: Any
-    opt: Any
-
-
-def init(method: Method, tx: optax.GradientTransformation, seed: Array) -> State:
-    """The state of one seed before its first step."""
-    params, stats = method.init(key_at(seed, Purpose.INIT))
-    opt = {player: tx.init(params[player]) for player in method.losses}
-    return State(seed, jnp.zeros((), jnp.int32), params, stats, params, opt)
-
-
-def train_step(
-    method: Method,
-    tx: optax.GradientTransformation,
-    ema_decay: float,
-    state: State,
-    batch: Batch,
-) -> tuple[State, Metrics]:
-    """Update each player in turn, then the moving average.
-
-    Each loss is differentiated with respect to its own player only and sees the players before it
-    already updated. The average starts with a short memory, decay (1 + step) / (10 + step), so that
-    it forgets the initial weights; with `ema_decay` 0 it is the parameters themselves.
-    """
-    params, stats, opt, metrics = state.params, state.stats, dict(state.opt), {}
-    for number, (player, loss) in enumerate(method.losses.items()):
-        key = key_at(state.seed, Purpose.LOSS + number, state.step)
-
-        def objective(own: Any) -> tuple[Array, Any]:
-            return loss({**params, player: own}, stats, batch, key)  # noqa: B023 called at once
-
-        (value, (terms, stats)), grads = jax.value_and_grad(objective, has_aux=True)(params[player])
-        updates, opt[player] = tx.update(grads, opt[player], params[player])
-        params = {**params, player: optax.apply_updates(params[player], updates)}
-        metrics |= {f"{player}_loss": value, **terms}
-    decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-    ema = optax.incremental_update(params, state.ema, 1.0 - decay) if ema_decay else params
-    return State(state.seed, state.step + 1, params, stats, ema, opt), metrics
-
-
-def epoch_order(seed: Array, epoch: int, count: int, batch_size: int) -> Array:
-    """A permutation of 0..count-1 cut into batches, int32 [steps, batch_size].
-
-    The last batch is filled up from the start of the same permutation.
-    """
-    order = random.permutation(key_at(seed, Purpose.ORDER, epoch), count)
-    steps = -(-count // batch_size)
-    return order[jnp.arange(steps * batch_size) % count].reshape(steps, batch_size)
-
-
-def advance(
-    step: Callable[[State, Batch], tuple[State, Metrics]],
-    length: int,
-    state: State,
-    order: Array,
-    images: Array,
-    labels: Array,
-) -> tuple[State, Metrics]:
-    """`length` steps of one seed; metrics get a leading axis of that length.
-
-    Args:
-        order: int32 [steps, batch], this epoch's `epoch_order`.
-        images: uint8 [N, H, W, C], all of them.
-        labels: int32 [N].
-    """
-
-    def one(state: State, _: None) -> tuple[State, Metrics]:
-        rows = order[state.step % len(order)]
-        return step(state, (to_float(images[rows]), labels[rows]))
-
-    if length > 1:
-        return lax.scan(one, state, length=length)
-    # Not a scan of length one: XLA:CPU differentiates convolutions 15 to 70 times slower in a loop.
-    state, metrics = one(state, None)
-    return state, jax.tree.map(lambda x: x[None], metrics)
-
-
-def optimizer(learning_rate: float, beta1: float, beta2: float) -> optax.GradientTransformation:
-    """Adam, Kingma and Ba (2015), ε = 1e-8."""
-    return optax.adam(learning_rate, beta1, beta2)
-
-
-def initial(method: Method, tx: optax.GradientTransformation, seeds: Sequence[int]) -> State:
-    """The states of these seeds before their first step, NumPy arrays with a leading seed axis."""
-    # Runs once: 2 s to compile without optimization, 40 with it.
-    first = jax.jit(
-        jax.vmap(functools.partial(init, method, tx)),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    states = [jax.device_get(first(np.asarray([seed], np.uint32))) for seed in seeds]
-    return jax.tree.map(lambda *xs: np.concatenate(xs), *states)
-
-
-def abstract(method: Method, seeds: Sequence[int]) -> State:
-    """Shapes and dtypes of the state of these seeds; they do not depend on Adam's numbers."""
-    tx = optimizer(learning_rate=0.0, beta1=0.0, beta2=0.0)
-    seed = jax.ShapeDtypeStruct((len(seeds),), jnp.uint32)
-    return jax.eval_shape(jax.vmap(functools.partial(init, method, tx)), seed)
+from bloodjax.steps import State, abstract, advance, initial, optimizer, orders, train_step
+from bloodjax.sweep import Loop, Together
 
 
 def check(
@@ -212,17 +93,13 @@ def run(
 
     Args:
         seeds: each is a training of its own.
-        epochs: passes over `dataset`.
-        batch_size: images per step.
-        learning_rate: Adam's, constant.
-        beta1, beta2: Adam's.
+        epochs, batch_size: passes over `dataset`; images per step.
+        learning_rate, beta1, beta2: Adam's, constant.
         ema_decay: of the moving average of the parameters; 0 turns it off.
         scan_steps: steps per dispatch; 0 takes 1 on CPU, where convolutions in loops are slow, and
             a whole epoch on an accelerator, where dispatches cost more than the loop.
-        strategy: how the seeds are spread over the devices: a name of `sweep.STRATEGIES`, several
-            with commas to take the fastest, or "auto" for the fastest of those that make sense.
-        checkpoint_epochs: epochs between two checkpoints; the end is always one.
-        keep: checkpoints that are kept, the newest.
+        strategy: how the seeds are spread over the devices: see `autotune.expand`.
+        checkpoint_epochs, keep: epochs between checkpoints, the end is always one; how many stay.
 
     Returns:
         The final state, NumPy arrays with a leading seed axis.
@@ -235,59 +112,68 @@ def run(
     tx = optimizer(learning_rate, beta1, beta2)
     step = functools.partial(advance, functools.partial(train_step, method, tx, ema_decay))
     data = dataset.images, dataset.labels
-    order = functools.partial(epoch_order, count=len(dataset.images), batch_size=batch_size)
-    shuffle = jax.jit(jax.vmap(order, in_axes=(0, None)))
-    all_seeds = np.asarray(seeds, np.uint32)
     per_epoch = -(-len(dataset.images) // batch_size)
     total = epochs * per_epoch
-    dispatch = scan_steps or (1 if jax.default_backend() == "cpu" else per_epoch)
-
-    log_file = workdir / "metrics.jsonl"
-    checkpoints = Checkpoints(workdir / "checkpoints", keep)
+    length = scan_steps or (1 if jax.default_backend() == "cpu" else per_epoch)
+    shuffle = orders(seeds, len(dataset.images), batch_size)
+    log_file, choice = workdir / "metrics.jsonl", workdir / "strategy.json"
+    checkpoints, like = Checkpoints(workdir / "checkpoints", keep), abstract(method, seeds)
     with stop_signals("step") as stopped:
-        # ---- where it starts, and how ----
-        like = abstract(method, seeds)
-        done, state = hosts.from_main(
-            lambda: checkpoints.restore_newest(like) or (0, initial(method, tx, seeds)),
-            (np.int64(0), like),
+        state = hosts.from_main(
+            lambda: (checkpoints.restore_newest(like) or (0, initial(method, tx, seeds)))[1], like
         )
-        done = int(done)
-        metrics.trim(log_file, done)
-        if done == total:
+        begin = int(state.step[0])
+        metrics.trim(log_file, begin)
+        if begin >= total:
             return state
-        if done:
-            console.print(f"training goes on from step {done} of {total} ({workdir})")
-        program = autotune.choose(
-            strategy, step, workdir / "strategy.json", dispatch, state, shuffle(all_seeds, 0), data
-        )
-        state = program.put(state)
-        data = [program.share(array) for array in data]
-
-        @functools.lru_cache(maxsize=1)
-        def orders(epoch: int) -> Any:
-            return program.put(shuffle(all_seeds, epoch), None, "data")
-
-        # ---- the loop: dispatch some steps, then read the metrics of those before ----
-        with metrics.appending(log_file) as file, progress("train", total, done) as tell:
+        if begin:
+            console.print(f"training goes on from step {begin} of {total} ({workdir})")
+        program = autotune.choose(strategy, step, choice, length, state, shuffle(0), data)
+        with metrics.appending(log_file) as file, progress("train", total, begin) as tell:
             log = metrics.Log(file, tell, program.fetch, seeds, per_epoch, batch_size)
-            compiled: set[int] = set()
-            while done < total:
-                epoch, within = divmod(done, per_epoch)
-                length = min(dispatch, per_epoch - within)
-                if length not in compiled:
-                    compiled.add(length)
-                    log.compiled(program.compile(length, state, orders(epoch), *data))
-                state, chunk = program(length, state, orders(epoch), *data)
-                log.follow(done, chunk)
-                done += length
+            for done, held in dispatches(program, state, shuffle, data, epochs, length, log):
                 # A signal after this line waits for the next step; all stop at the same one.
                 leaving = hosts.largest(stopped[0] if stopped else 0)
                 if leaving or done % (per_epoch * checkpoint_epochs) == 0 or done == total:
                     log.settle()
-                    checkpoints.save(done, check_finite(program.fetch(state), done))
+                    checkpoints.save(done, check_finite(program.fetch(held), done))
                 if leaving:
                     leave(leaving, f"step {done} of {total} is saved")
-    return program.fetch(state)
+    return program.fetch(held)
+
+
+def dispatches(
+    program: Loop | Together,
+    state: State,
+    shuffle: Callable[[int], Any],
+    data: Sequence[np.ndarray],
+    epochs: int,
+    length: int,
+    log: metrics.Log,
+) -> Iterator[tuple[int, Any]]:
+    """Train from `state`, on the host, to the end of the last epoch, `length` steps at a time.
+
+    Args:
+        shuffle: epoch -> the order of its images, int32 [seeds, steps, batch].
+
+    Yields:
+        After each dispatch the steps done and the state, in the program's own form; it is used up
+        by the next. The device computes meanwhile.
+    """
+    done, compiled = int(state.step[0]), set()
+    state, data = program.put(state), [program.share(array) for array in data]
+    per_epoch = log.per_epoch
+    for epoch in range(done // per_epoch, epochs):
+        order = program.put(shuffle(epoch), None, "data")
+        while (left := (epoch + 1) * per_epoch - done) > 0:
+            now = min(length, left)
+            if now not in compiled:
+                compiled.add(now)
+                log.compiled(program.compile(now, state, order, *data))
+            state, chunk = program(now, state, order, *data)
+            log.follow(done, chunk)
+            done += now
+            yield done, state
 
 
 def check_finite(state: State, step: int) -> State:

@@ -6,8 +6,11 @@ flags = "--xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
 import jax  # noqa: E402 after the flags
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-from small import inception_state, write_safetensors  # noqa: E402
+from small import inception_state, write_medmnist, write_safetensors  # noqa: E402
+
+from bloodjax import data  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,6 +24,22 @@ def compile_once(tmp_path_factory):
 def own_cache(tmp_path_factory):
     """What bloodjax keeps for its user is neither read nor written by tests."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def cells(tmp_path_factory):
+    """A MedMNIST-style file of a few synthetic cells, called what it is."""
+    some = data.load("synthetic", split="val")
+    file = tmp_path_factory.mktemp("data") / "few-synthetic.npz"
+    return write_medmnist(file, some.images, some.labels)
+
+
+@pytest.fixture(scope="session")
+def noise(tmp_path_factory):
+    """The same with smaller images of nothing, which train faster."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (200, 16, 16, 3), np.uint8), rng.integers(0, 2, 200)
+    return write_medmnist(tmp_path_factory.mktemp("data") / "noise.npz", images, labels)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """Models and data so small that a test trains them in seconds."""
 
 import json
+import resource
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -33,6 +35,29 @@ def cells(n=40):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (n, *SHAPE), dtype=np.uint8)
     return Dataset(images, rng.integers(0, 2, n).astype(np.int32), ("a", "b"), "test", "0" * 64)
+
+
+def write_medmnist(file, images, labels):
+    """200 images in a file such as MedMNIST's: 140 for training, 30 and 30."""
+    rows = {"train": slice(0, 140), "val": slice(140, 170), "test": slice(170, 200)}
+    arrays = {f"{split}_images": images[s] for split, s in rows.items()}
+    np.savez(file, **arrays, **{f"{split}_labels": labels[s, None] for split, s in rows.items()})
+    return file
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@contextmanager
+def file_limit(size):
+    """No file may become larger: a disk that is full, without one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def inception_state(seed=0):

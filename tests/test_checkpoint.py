@@ -3,17 +3,16 @@
 import errno
 import hashlib
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from small import contents, file_limit
 
 from bloodjax.checkpoint import Checkpoints, Damaged
 
@@ -38,21 +37,6 @@ def saved(tmp_path):
     for step in (4, 8):
         checkpoints.save(step, state(step))
     return checkpoints
-
-
-def contents(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-@contextmanager
-def file_limit(size):
-    """No file may become larger than this."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_is_saved_is_restored(saved):

@@ -3,16 +3,14 @@
 import errno
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small import method
+from small import contents, file_limit, method
 from test_sample import draw, state
 from test_train import equal, lines
 from test_train import run as train_run
@@ -20,21 +18,6 @@ from test_train import run as train_run
 from bloodjax import metrics, sample, workdir
 
 ROOT = Path(__file__).parent.parent
-
-
-@contextmanager
-def file_limit(size):
-    """No file may become larger: a disk that is full, without one."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def contents(folder):
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 # ---- files ----
@@ -45,7 +28,7 @@ def test_a_file_that_does_not_fit_is_as_it_was_and_is_named(tmp_path):
     workdir.write_text(file, "first")
     with file_limit(10), pytest.raises(OSError) as full:
         workdir.write_text(file, "x" * 100)
-    assert contents(tmp_path) == {file: b"first"}
+    assert contents(tmp_path) == {Path("x.json"): b"first"}
     said = workdir.explain(full.value)
     os.link(file, tmp_path / "same file")
     workdir.write_text(file, "second")
@@ -295,20 +278,14 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def launch(tmp_path_factory):
+def launch(noise, tmp_path_factory):
     """Start the program on a tiny job; `limit`: the largest file that it may write."""
     folder = tmp_path_factory.mktemp("faults")
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, n in {"train": 140, "val": 30, "test": 30}.items():
-        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 16, 16, 3), np.uint8)
-        arrays[f"{split}_labels"] = rng.integers(0, 2, (n, 1))
-    np.savez(folder / "noise.npz", **arrays)
 
     def start(run, *arguments, limit=None, **environment):
         command = [sys.executable, "-X", "warn_default_encoding", "-W", "always::EncodingWarning"]
         command += ["launch.py", "--config=configs/vae.py:quick", f"--workdir={run}"]
-        command += [f"--config.data.path={folder / 'noise.npz'}", "--config.method.width=4"]
+        command += [f"--config.data.path={noise}", "--config.method.width=4"]
         command += ["--config.method.latent=8"]
         command += ["--config.sample.count=20", "--config.score.count=20", *arguments]
         if limit:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from bloodjax import methods, train
+from bloodjax import methods, steps
 from bloodjax.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
@@ -40,25 +40,18 @@ MOST = {"step": 9, "checkpoint": 3, "sample": 4, "score": 1}  # of which a proce
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with data; its `xla` is the compile cache of all runs here."""
-    folder = tmp_path_factory.mktemp("kills")
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, n in {"train": 140, "val": 30, "test": 30}.items():
-        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 16, 16, 3), np.uint8)
-        arrays[f"{split}_labels"] = rng.integers(0, 2, (n, 1))
-    np.savez(folder / "noise.npz", **arrays)
-    return folder
+    """The folder of all runs here; its `xla` is their compile cache."""
+    return tmp_path_factory.mktemp("kills")
 
 
 @pytest.fixture
-def start(place):
+def start(noise, place):
     """Start a run; the process says its stages on stdout."""
 
     def start(name, folder, epochs):
         command = [sys.executable, "tests/announced.py", f"--config=configs/{name}.py:quick"]
         command += [*OPTIONS, *TINY[name], f"--config.train.epochs={epochs}"]
-        command += [f"--config.data.path={place / 'noise.npz'}", f"--workdir={place / folder}"]
+        command += [f"--config.data.path={noise}", f"--workdir={place / folder}"]
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "JAX_COMPILATION_CACHE_DIR": str(place / "xla"),
@@ -102,7 +95,7 @@ def losses(folder):
 def last_state(folder):
     config = json.loads((folder / "config.json").read_text())["config"]
     method = methods.make(shape=(16, 16, 3), **config["method"])
-    return Checkpoints(folder / "checkpoints").restore_newest(train.abstract(method, SEEDS))
+    return Checkpoints(folder / "checkpoints").restore_newest(steps.abstract(method, SEEDS))
 
 
 def assert_same(folder, straight, epochs):

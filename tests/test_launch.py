@@ -30,18 +30,6 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory):
-    """A MedMNIST-style file of a few synthetic cells, called what it is."""
-    some = data.load("synthetic", split="val")
-    rows = {"train": slice(0, 140), "val": slice(140, 170), "test": slice(170, 200)}
-    arrays = {f"{split}_images": some.images[s] for split, s in rows.items()}
-    arrays |= {f"{split}_labels": some.labels[s][:, None] for split, s in rows.items()}
-    file = tmp_path_factory.mktemp("data") / "few-synthetic.npz"
-    np.savez(file, **arrays)
-    return file
-
-
-@pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     cache = tmp_path_factory.mktemp("xla")
     return os.environ | {

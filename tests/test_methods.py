@@ -16,7 +16,7 @@ from jax import random
 from scipy import integrate, special
 from scipy.stats import kstest, kurtosis, norm
 
-from bloodjax import methods, train
+from bloodjax import methods, steps
 from bloodjax.methods import ddpm, gan, vae
 from bloodjax.randomness import Purpose, key_at
 
@@ -474,8 +474,8 @@ def one_step(method, params, stats, batch, losses):
     tx = optax.sgd(RATE)
     part = types.SimpleNamespace(losses=losses)
     opt = {player: tx.init(params[player]) for player in losses}
-    state = train.State(jnp.uint32(7), jnp.int32(0), params, stats, params, opt)
-    return jit(functools.partial(train.train_step, part, tx, 0.0))(state, batch)[0]
+    state = steps.State(jnp.uint32(7), jnp.int32(0), params, stats, params, opt)
+    return jit(functools.partial(steps.train_step, part, tx, 0.0))(state, batch)[0]
 
 
 def distance(a, b):
@@ -712,10 +712,10 @@ def test_schedule_is_the_gaussian_posterior(steps):
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_schedule_falls_from_t_to_zero_and_adds_nothing_last(eta, variance):
     method = a_ddpm(timesteps=23)
-    for steps in range(1, 24):
-        a = method.schedule(steps, eta, variance)
+    for count in range(1, 24):
+        a = method.schedule(count, eta, variance)
         t = np.append(np.asarray(a["t"]), 0)
-        assert (len(t), t[0]) == (steps + 1, 23) and np.all(np.diff(t) < 0)
+        assert (len(t), t[0]) == (count + 1, 23) and np.all(np.diff(t) < 0)
         assert np.ptp(np.diff(t)) <= 1  # equal distances, but for rounding
         last = (a["added"][-1], a["next_signal"][-1], a["next_scale"][-1])
         assert last == (0, 1, 0) and np.all(np.isfinite(list(a.values())))

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from small import SMALL, method
 
-from bloodjax import methods, sample, train
+from bloodjax import methods, sample, steps
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = {"ddpm": {"steps": 5, "eta": 1.0, "clip": True, "variance": "posterior"}}
 
 
 def state(name, seeds=(0, 7)):
-    tx = train.optimizer(1e-3, 0.9, 0.999)
-    init = jax.vmap(lambda seed: train.init(method(name), tx, seed))
+    tx = steps.optimizer(1e-3, 0.9, 0.999)
+    init = jax.vmap(lambda seed: steps.init(method(name), tx, seed))
     made = jax.device_get(init(jnp.asarray(seeds, jnp.uint32)))
     # Zero-initialised layers would make every chunking look right.
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pytest
 from scipy.linalg import sqrtm
 from scipy.stats import special_ortho_group
 
-from bloodjax import features, score
+from bloodjax import features, score, tables
 from bloodjax.data import Dataset
 from bloodjax.distance import Moments, floor, frechet
 
@@ -155,12 +155,12 @@ def test_floor_of_equal_sets_falls_with_their_size():
     ],
 )
 def test_show(value, like, text):
-    assert score.show(value, like) == text
+    assert tables.show(value, like) == text
 
 
 def test_names_for_people():
     names = ("fd_bloodnet", "as is"), ("fid", "pytorch-fid"), ("fid", "clean")
-    assert [score.title(*n) for n in names] == ["FD-BloodNet", "FID", "FID (clean)"]
+    assert [tables.title(*n) for n in names] == ["FD-BloodNet", "FID", "FID (clean)"]
 
 
 # ---- the stage

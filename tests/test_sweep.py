@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from small import SMALL, cells
 
-from bloodjax import autotune, methods, sample, sweep, train
+from bloodjax import autotune, methods, sample, steps, sweep, train
 from bloodjax.features import bloodnet
 
 ROOT = Path(__file__).parent.parent
@@ -46,9 +46,9 @@ def data(name):
 
 
 def advance(name):
-    tx = train.optimizer(1e-3, 0.9, 0.999)
+    tx = steps.optimizer(1e-3, 0.9, 0.999)
     return functools.partial(
-        train.advance, functools.partial(train.train_step, small(name), tx, 0.9)
+        steps.advance, functools.partial(steps.train_step, small(name), tx, 0.9)
     )
 
 
@@ -59,8 +59,8 @@ def sweep_of(name, strategy, seeds, batch):
 @functools.cache
 def start(name, seeds, batch):
     """What a first dispatch gets, on the host."""
-    state = train.initial(small(name), train.optimizer(1e-3, 0.9, 0.999), seeds)
-    orders = [train.epoch_order(np.uint32(seed), 0, 40, batch) for seed in seeds]
+    state = steps.initial(small(name), steps.optimizer(1e-3, 0.9, 0.999), seeds)
+    orders = [steps.epoch_order(np.uint32(seed), 0, 40, batch) for seed in seeds]
     return state, np.stack(orders), (data(name).images, data(name).labels)
 
 
@@ -287,7 +287,7 @@ def test_sweeps_can_be_made_for_cuda(name, strategy):
 
 
 def initialiser(method):
-    init = functools.partial(train.init, method, train.optimizer(1e-3, 0.9, 0.999))
+    init = functools.partial(steps.init, method, steps.optimizer(1e-3, 0.9, 0.999))
     return jax.jit(jax.vmap(init)), [np.zeros(2, np.uint32)]
 
 
@@ -315,7 +315,7 @@ def test_what_surrounds_training_can_be_made_for_cuda(name, program):
 
 
 def order():
-    shuffle = functools.partial(train.epoch_order, count=40, batch_size=8)
+    shuffle = functools.partial(steps.epoch_order, count=40, batch_size=8)
     return jax.jit(jax.vmap(shuffle, in_axes=(0, None))), [np.zeros(2, np.uint32), 3]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from small import cells, method
 
-from bloodjax import compilation, methods, metrics, train
+from bloodjax import compilation, methods, metrics, steps, train
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.images import to_float
 
@@ -52,19 +52,19 @@ def equal(a, b):
 
 
 def test_an_epoch_shows_every_image_and_fills_up_from_its_own_start():
-    order = np.asarray(train.epoch_order(jnp.uint32(3), 1, 40, 16))
+    order = np.asarray(steps.epoch_order(jnp.uint32(3), 1, 40, 16))
     assert order.shape == (3, 16)
     flat = order.ravel()
     assert sorted(flat[:40]) == list(range(40))
     np.testing.assert_array_equal(flat[40:], flat[:8])
-    same = train.epoch_order(jnp.uint32(3), 1, 40, 16)
+    same = steps.epoch_order(jnp.uint32(3), 1, 40, 16)
     np.testing.assert_array_equal(order, same)
-    for other in (train.epoch_order(jnp.uint32(3), 2, 40, 16), train.epoch_order(4, 1, 40, 16)):
+    for other in (steps.epoch_order(jnp.uint32(3), 2, 40, 16), steps.epoch_order(4, 1, 40, 16)):
         assert not np.array_equal(order, other)
 
 
 def test_a_batch_larger_than_the_data_repeats_the_permutation():
-    order = np.asarray(train.epoch_order(jnp.uint32(0), 0, 5, 12))
+    order = np.asarray(steps.epoch_order(jnp.uint32(0), 0, 5, 12))
     assert order.shape == (1, 12)
     assert np.bincount(order.ravel()).tolist().count(2) == 3  # 12 = 5 + 5 + 2
 
@@ -83,10 +83,10 @@ class Line:
 
 
 def test_one_step_is_adam_and_the_average_by_hand():
-    tx = train.optimizer(1e-2, 0.9, 0.999)
+    tx = steps.optimizer(1e-2, 0.9, 0.999)
     images = jnp.asarray(cells().images[:16])
-    state = train.init(Line(), tx, jnp.uint32(0))
-    step = functools.partial(train.train_step, Line(), tx, 0.998)
+    state = steps.init(Line(), tx, jnp.uint32(0))
+    step = functools.partial(steps.train_step, Line(), tx, 0.998)
     w, m, v, ema = 0.5, 0.0, 0.0, 0.5
     target = float(to_float(images).mean())
     for t in range(1, 6):
@@ -108,10 +108,10 @@ def test_golden_step():
     If a change to initialisation, randomness, loss or optimizer is meant, print the new values with
     this test and say in the commit that earlier results cannot be had again.
     """
-    tx = train.optimizer(1e-3, 0.9, 0.999)
-    state = train.init(method(), tx, jnp.uint32(7))
+    tx = steps.optimizer(1e-3, 0.9, 0.999)
+    state = steps.init(method(), tx, jnp.uint32(7))
     batch = (to_float(jnp.asarray(cells().images[:16])), jnp.zeros(16, jnp.int32))
-    state, terms = jax.jit(functools.partial(train.train_step, method(), tx, 0.9))(state, batch)
+    state, terms = jax.jit(functools.partial(steps.train_step, method(), tx, 0.9))(state, batch)
     found = {name: float(value) for name, value in terms.items()}
     leaves = jax.tree.leaves(state.params)
     found["params"] = float(np.sqrt(sum(np.sum(np.square(x, dtype=np.float64)) for x in leaves)))
@@ -228,13 +228,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     run(tmp_path, epochs=1)
     with pytest.raises(FloatingPointError, match=r"is (nan|inf|-inf) at step \d+ of seed 0.*kept"):
         run(tmp_path, epochs=40, learning_rate=1e30)
-    _, state = Checkpoints(tmp_path / "checkpoints").restore_newest(train.abstract(method(), (0,)))
+    _, state = Checkpoints(tmp_path / "checkpoints").restore_newest(steps.abstract(method(), (0,)))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
 def test_a_parameter_that_is_not_finite_is_never_saved():
-    tx = train.optimizer(1e-3, 0.9, 0.999)
-    state = train.init(method(), tx, jnp.uint32(0))
+    tx = steps.optimizer(1e-3, 0.9, 0.999)
+    state = steps.init(method(), tx, jnp.uint32(0))
     train.check_finite(state, 1)
     broken = state._replace(ema=jax.tree.map(lambda x: x * jnp.nan, state.ema))
     with pytest.raises(FloatingPointError, match=r"state\.ema.*not finite after step 9"):

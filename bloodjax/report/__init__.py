@@ -9,7 +9,8 @@ from bloodjax.data import Dataset
 from bloodjax.progress import console
 from bloodjax.report import figures
 from bloodjax.report.page import page
-from bloodjax.score import AVERAGED, Samples, read_samples, short, show, spread, title
+from bloodjax.score import AVERAGED, Samples, read_samples
+from bloodjax.tables import short, show, spread, title
 from bloodjax.workdir import read_json, replacing, write_text
 
 DATA = {"bloodmnist": "BloodMNIST", "synthetic": "synthetic cells, not BloodMNIST"}

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bloodjax.data import Dataset
-from bloodjax.score import Samples, title
+from bloodjax.score import Samples
+from bloodjax.tables import title
 
 DPI, CELL, PAD, LINE = 150, 84, 16, 42  # pixels: a picture's side, margins, a caption's height
 INK, MUTED, SERIES = "#1f2430", "#6b7280", ("#35618f", "#c2603f", "#4d8b67", "#8a6bb0", "#b08a2e")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bloodjax.score import means, show, spread, title
+from bloodjax.tables import means, show, spread, title
 from bloodjax.workdir import flatten
 
 SPACES = {
