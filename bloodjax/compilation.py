@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import pooch
 
+from bloodjax.memory import keep_freed
 from bloodjax.progress import console
 
 
@@ -23,6 +24,7 @@ def prepare(deterministic: bool) -> None:
     Args:
         deterministic: use only algorithms that give the same bits each time; a CPU has no others.
     """
+    keep_freed()
     if deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
