@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from bloodjax.nets import layers
 from bloodjax.nets.conv import Decoder, Encoder
 from bloodjax.nets.layers import ConvTranspose, depth_to_space, space_to_depth, upsample
 from bloodjax.nets.unet import Attention, ResBlock, UNet, time_embedding
@@ -110,6 +111,19 @@ def test_conv_transpose_is_that_of_torch(size):
     assert_near(dx.transpose(0, 3, 1, 2), x_there.grad.numpy())
     assert_near(dw.transpose(2, 3, 0, 1), there.weight.grad.numpy())
     assert_near(db, there.bias.grad.numpy())
+
+
+@pytest.mark.parametrize("size", [(4, 4, 6, 5), (1, 3, 2, 3), (5, 2, 1, 1)])
+def test_every_backend_s_form_of_the_transposed_convolution_is_the_same(size):
+    height, width, c, f = size
+    x = np.random.default_rng(0).normal(size=(2, height, width, c)).astype(np.float32)
+    kernel = np.random.default_rng(1).normal(size=(4, 4, c, f)).astype(np.float32)
+    by_product = layers.double_by_product(x, kernel)
+    np.testing.assert_allclose(layers.double_by_dilation(x, kernel), by_product, atol=2e-5)
+    # <halve(y), x> = <y, double(x)>: what a transpose is
+    y = np.random.default_rng(2).normal(size=by_product.shape).astype(np.float32)
+    inner = np.vdot(layers.halve(y, kernel), x)
+    assert np.vdot(y, by_product) == pytest.approx(inner, rel=1e-4, abs=1e-3)
 
 
 def test_conv_transpose_without_bias_has_none():
