@@ -49,11 +49,11 @@ def main(argv: list[str]) -> None:
     if CONFIG.value is None or argv[1:]:
         raise app.UsageError(f"expected --config=FILE; not understood: {argv[1:]}")
     config = CONFIG.value.to_dict()
-    compilation.prepare(config["deterministic"])
+    dtype = compilation.prepare(config["deterministic"], config["precision"])
     hosts.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     folder = Path(WORKDIR.value or Path("runs", config["name"]))
     dataset = data.load(**config["data"])
-    method = methods.make(shape=dataset.images.shape[1:], **config["method"])
+    method = methods.make(shape=dataset.images.shape[1:], dtype=dtype, **config["method"])
     free = MODE.value if MODE.value in ("sample", "score") else ""
     train.check(seeds=config["seeds"], **config["train"])
     sample.check(method, **config["sample"])

@@ -13,32 +13,57 @@ import pooch
 from bloodjax.memory import keep_freed
 from bloodjax.progress import console
 
+# precision -> how float32 matrix products and convolutions are computed, dtype of activations
+PRECISIONS = {
+    "float32": ("highest", "float32"),
+    "tf32": ("tensorfloat32", "float32"),
+    "bfloat16": ("bfloat16", "bfloat16"),
+}
 
-def prepare(deterministic: bool) -> None:
+
+def prepare(deterministic: bool, precision: str) -> str:
     """Settings of JAX and XLA for this process; to be called before anything is computed.
 
-    Programs are kept in the user's cache folder unless JAX_COMPILATION_CACHE_DIR says where. What
-    one is found by has the program, the versions, XLA_FLAGS and the device in it; of a CPU every
-    feature, so that a folder shared by different machines is safe.
+    Programs are kept in the user's cache folder unless JAX_COMPILATION_CACHE_DIR says where.
 
     Args:
         deterministic: use only algorithms that give the same bits each time; a CPU has no others.
+        precision: one of `PRECISIONS`; features and scores are in full float32 with any of them.
+
+    Returns:
+        The dtype of activations, for `methods.make`.
+
+    Raises:
+        ValueError: no such precision.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
+    products, dtype = PRECISIONS[precision]
+    jax.config.update("jax_default_matmul_precision", products)
     keep_freed()
     if deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     if jax.config.jax_compilation_cache_dir is None:
-        folder = Path(pooch.os_cache("bloodjax"), "xla")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            console.print(f"compiled programs are not kept: {error}", soft_wrap=True)
-            return
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        # Also what compiles in less than a second: of such a start has dozens.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        replace_broken(folder)
+        keep_programs(Path(pooch.os_cache("bloodjax"), "xla"))
+    return dtype
+
+
+def keep_programs(folder: Path) -> None:
+    """Keep compiled programs in `folder`.
+
+    What one is found by has the program, the versions, XLA_FLAGS and the device in it; of a CPU
+    every feature, so that a folder shared by different machines is safe.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        console.print(f"compiled programs are not kept: {error}", soft_wrap=True)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Also what compiles in less than a second: of such a start has dozens.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    replace_broken(folder)
 
 
 def replace_broken(folder: Path) -> None:

@@ -14,7 +14,7 @@ PROGRAM = """
 import json, os, sys
 import launch  # all that a run imports, before any flag is set
 from bloodjax import compilation
-compilation.prepare(sys.argv[1] == "deterministic")
+compilation.prepare(sys.argv[1] == "deterministic", "float32")
 import jax, jax.numpy as jnp
 jax.jit(lambda x: x @ x)(jnp.ones((8, 8))).block_until_ready()
 found = {"folder": jax.config.jax_compilation_cache_dir, "flags": os.environ["XLA_FLAGS"]}

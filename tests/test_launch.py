@@ -122,6 +122,7 @@ def test_a_workdir_of_another_run_is_refused_with_the_keys_that_differ(launch, t
         (["--config.sample.count=0"], "sample.count=0"),
         (["--config.data.path=nowhere.npz"], "nowhere.npz: no such file"),
         (["--config.seeds=1,1"], "seeds=(1, 1)"),
+        (["--config.precision=half"], "expected one of float32, tf32, bfloat16"),
         (["--config.train.epochs=many"], "epochs"),
     ],
 )

@@ -109,7 +109,7 @@ def test_the_paper_s_methods_are_there():
 def test_config_names_every_hyper_parameter(name):
     options, _ = configured(name)
     fields = {f.name for f in dataclasses.fields(built(name, GREY)[0])}
-    assert fields == {"shape", *options}
+    assert fields == {"shape", "dtype", *options}
 
 
 @every_method

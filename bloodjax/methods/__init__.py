@@ -21,12 +21,15 @@ class Method(Protocol):
 
     Attributes:
         shape: (H, W, C) of the images.
+        dtype: of the networks' activations, "float32" (the default) or "bfloat16"; all that the
+            functions below take and return is float32.
         trace_title: what `trace` shows, one word, e.g. "denoising".
         losses: player -> loss(params, stats, batch, key) -> (scalar, (metrics, stats)), in the
             order in which the players are updated.
     """
 
     shape: tuple[int, int, int]
+    dtype: str
     trace_title: str
 
     @property

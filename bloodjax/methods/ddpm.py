@@ -20,6 +20,7 @@ class Method:
         timesteps: T.
         beta_first, beta_last: β_1 and β_T, linear in between.
         widths, blocks, patch: see `nets.unet.UNet`.
+        dtype: of the networks' activations.
     """
 
     shape: tuple[int, int, int]
@@ -29,6 +30,7 @@ class Method:
     widths: Sequence[int]
     blocks: int
     patch: int
+    dtype: str = "float32"
 
     trace_title = "denoising"
 
@@ -38,7 +40,7 @@ class Method:
 
     @property
     def net(self) -> UNet:
-        return UNet(tuple(self.widths), self.blocks, self.patch)
+        return UNet(tuple(self.widths), self.blocks, self.patch, self.dtype)
 
     @property
     def alpha_bar(self) -> np.ndarray:

@@ -26,22 +26,24 @@ class Method:
         latent: dimensions of z.
         width: the generator's channels at full resolution.
         discriminator_width: the discriminator's channels after its first convolution.
+        dtype: of the networks' activations.
     """
 
     shape: tuple[int, int, int]
     latent: int
     width: int
     discriminator_width: int
+    dtype: str = "float32"
 
     trace_title = "interpolation"
 
     @property
     def generator(self) -> Decoder:
-        return Decoder(self.shape, self.width, norm=True)
+        return Decoder(self.shape, self.width, norm=True, dtype=self.dtype)
 
     @property
     def discriminator(self) -> Encoder:
-        return Encoder(1, self.discriminator_width, norm=True)
+        return Encoder(1, self.discriminator_width, norm=True, dtype=self.dtype)
 
     @property
     def losses(self) -> Mapping[str, Loss]:

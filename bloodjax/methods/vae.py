@@ -26,22 +26,24 @@ class Method:
         width: channels at the finest resolution of encoder and decoder.
         sigma: the decoder's standard deviation, in units of the [-1, 1] image. It is the weight of
             the KL term by another name: squared error + 2 sigma² KL is the same objective.
+        dtype: of the networks' activations.
     """
 
     shape: tuple[int, int, int]
     latent: int
     width: int
     sigma: float
+    dtype: str = "float32"
 
     trace_title = "interpolation"
 
     @property
     def encoder(self) -> Encoder:
-        return Encoder(2 * self.latent, self.width, norm=False)
+        return Encoder(2 * self.latent, self.width, norm=False, dtype=self.dtype)
 
     @property
     def decoder(self) -> Decoder:
-        return Decoder(self.shape, self.width, norm=False)
+        return Decoder(self.shape, self.width, norm=False, dtype=self.dtype)
 
     @property
     def losses(self) -> Mapping[str, Loss]:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 
 def upsample(x: Array) -> Array:
@@ -30,6 +31,38 @@ def depth_to_space(x: Array, block: int) -> Array:
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, block, block, c // block**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * block, w * block, c // block**2)
+
+
+def cast_all_but_bias(
+    x: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike
+) -> tuple[Array, Array, Array | None]:
+    """What flax's layers cast to their `dtype`, which is all if they are not told otherwise.
+
+    The gradient of a bias is a sum over all pixels of a batch, in the dtype in which it is added,
+    and in bfloat16 such a sum stops growing: it gave the last bias of a VAE's decoder 0.6 times its
+    gradient from 512 images of 8×8.
+    """
+    return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype), bias
+
+
+class Conv(nn.Conv):
+    """`flax.linen.Conv` that adds its bias in float32."""
+
+    dtype: DTypeLike = jnp.float32
+    promote_dtype: Callable[..., tuple[Array, Array, Array | None]] = cast_all_but_bias
+
+    def __call__(self, x: Array) -> Array:
+        return super().__call__(x).astype(self.dtype)
+
+
+class Dense(nn.Dense):
+    """`flax.linen.Dense` that adds its bias in float32."""
+
+    dtype: DTypeLike = jnp.float32
+    promote_dtype: Callable[..., tuple[Array, Array, Array | None]] = cast_all_but_bias
+
+    def __call__(self, x: Array) -> Array:
+        return super().__call__(x).astype(self.dtype)
 
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -96,11 +129,13 @@ class ConvTranspose(nn.Module):
     features: int
     use_bias: bool = True
     kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         f = self.features
-        y = double(x, self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], f)))
+        kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], f))
+        y = double(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (f,))
-        return y
+        return y.astype(self.dtype)

@@ -1,12 +1,14 @@
 """A residual U-Net for diffusion: GroupNorm, time embedding, attention at the lowest resolution."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
-from bloodjax.nets.layers import depth_to_space, space_to_depth, upsample
+from bloodjax.nets.layers import Conv, Dense, depth_to_space, space_to_depth, upsample
 
 
 def time_embedding(t: Array, dims: int) -> Array:
@@ -20,29 +22,39 @@ class ResBlock(nn.Module):
     """GroupNorm, SiLU, 3×3 twice around a shift and scale by the time; the last one starts at 0."""
 
     width: int
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, time: Array) -> Array:
-        y = nn.silu(nn.GroupNorm(num_groups=8)(x))
-        y = nn.Conv(self.width, (3, 3))(y)
-        scale, shift = jnp.split(nn.Dense(2 * self.width)(time)[:, None, None], 2, axis=-1)
-        y = nn.silu(nn.GroupNorm(num_groups=8)(y) * (1 + scale) + shift)
-        y = nn.Conv(self.width, (3, 3), kernel_init=nn.initializers.zeros)(y)
-        return y + (x if x.shape[-1] == self.width else nn.Dense(self.width)(x))
+        norm = partial(nn.GroupNorm, num_groups=8, dtype=self.dtype)
+        conv = partial(Conv, self.width, (3, 3), dtype=self.dtype)
+        dense = partial(Dense, dtype=self.dtype)
+        y = conv()(nn.silu(norm()(x)))
+        # In float32, as biases: their gradients are sums over all pixels.
+        both = dense(2 * self.width)(time).astype(jnp.float32)
+        scale, shift = jnp.split(both[:, None, None], 2, axis=-1)
+        y = nn.silu((norm()(y) * (1 + scale) + shift).astype(self.dtype))
+        y = conv(kernel_init=nn.initializers.zeros)(y)
+        return y + (x if x.shape[-1] == self.width else dense(self.width)(x))
 
 
 class Attention(nn.Module):
     """Self-attention over all pixels, one head per 64 channels, residual, starting at 0."""
 
+    dtype: DTypeLike = jnp.float32
+
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        norm = partial(nn.GroupNorm, num_groups=8, dtype=self.dtype)
+        dense = partial(Dense, dtype=self.dtype)
         b, h, w, c = x.shape
         heads = max(c // 64, 1)
-        y = nn.Dense(3 * c)(nn.GroupNorm(num_groups=8)(x)).reshape(b, h * w, 3, heads, c // heads)
+        y = dense(3 * c)(norm()(x)).reshape(b, h * w, 3, heads, c // heads)
         q, k, v = y[:, :, 0], y[:, :, 1], y[:, :, 2]
-        weight = nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) * (c // heads) ** -0.5)
+        score = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32)
+        weight = nn.softmax(score * (c // heads) ** -0.5).astype(self.dtype)
         y = jnp.einsum("bhqk,bkhd->bqhd", weight, v).reshape(b, h, w, c)
-        return x + nn.Dense(c, kernel_init=nn.initializers.zeros)(y)
+        return x + dense(c, kernel_init=nn.initializers.zeros)(y)
 
 
 class UNet(nn.Module):
@@ -56,11 +68,13 @@ class UNet(nn.Module):
             multiples of 8, GroupNorm's groups.
         blocks: residual blocks per resolution on the way down; one more on the way up.
         patch: size of the blocks that are folded into channels.
+        dtype: of activations; the output is float32.
     """
 
     widths: Sequence[int] = (64, 128)
     blocks: int = 1
     patch: int = 2
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:
@@ -68,28 +82,32 @@ class UNet(nn.Module):
         _, height, width, channels = x.shape
         multiple = self.patch * 2 ** (len(self.widths) - 1)
         x = jnp.pad(x, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))
-        time = nn.Dense(4 * self.widths[0])(time_embedding(t, 2 * self.widths[0]))
-        time = nn.silu(nn.Dense(4 * self.widths[0])(nn.silu(time)))
+        conv = partial(Conv, kernel_size=(3, 3), dtype=self.dtype)
+        dense = partial(Dense, 4 * self.widths[0], dtype=self.dtype)
+        block = partial(ResBlock, dtype=self.dtype)
+        attention = partial(Attention, dtype=self.dtype)
+        time = dense()(time_embedding(t, 2 * self.widths[0]))
+        time = nn.silu(dense()(nn.silu(time)))
 
-        y = nn.Conv(self.widths[0], (3, 3))(space_to_depth(x, self.patch))
+        y = conv(self.widths[0])(space_to_depth(x, self.patch))
         skips = [y]
         for level, features in enumerate(self.widths):
             lowest = level == len(self.widths) - 1
             for _ in range(self.blocks):
-                y = ResBlock(features)(y, time)
-                y = Attention()(y) if lowest else y
+                y = block(features)(y, time)
+                y = attention()(y) if lowest else y
                 skips.append(y)
             if not lowest:
-                y = nn.Conv(self.widths[level + 1], (3, 3), (2, 2))(y)
+                y = conv(self.widths[level + 1], strides=(2, 2))(y)
                 skips.append(y)
-        y = ResBlock(self.widths[-1])(y, time)
+        y = block(self.widths[-1])(y, time)
         for level, features in reversed(list(enumerate(self.widths))):
             lowest = level == len(self.widths) - 1
             for _ in range(self.blocks + 1):
-                y = ResBlock(features)(jnp.concatenate([y, skips.pop()], axis=-1), time)
-                y = Attention()(y) if lowest else y
+                y = block(features)(jnp.concatenate([y, skips.pop()], axis=-1), time)
+                y = attention()(y) if lowest else y
             if level:
-                y = nn.Conv(self.widths[level - 1], (3, 3))(upsample(y))
-        y = nn.silu(nn.GroupNorm(num_groups=8)(y))
-        y = nn.Conv(self.patch**2 * channels, (3, 3), kernel_init=nn.initializers.zeros)(y)
-        return depth_to_space(y, self.patch)[:, :height, :width]
+                y = conv(self.widths[level - 1])(upsample(y))
+        y = nn.silu(nn.GroupNorm(num_groups=8, dtype=self.dtype)(y))
+        y = conv(self.patch**2 * channels, kernel_init=nn.initializers.zeros)(y)
+        return depth_to_space(y.astype(jnp.float32), self.patch)[:, :height, :width]
