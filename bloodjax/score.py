@@ -12,6 +12,7 @@ import numpy as np
 from bloodjax import features as spaces
 from bloodjax import hosts
 from bloodjax.data import Dataset
+from bloodjax.download import Unavailable
 from bloodjax.embedding import embed, embed_dataset, shuffled
 from bloodjax.features import Extractor
 from bloodjax.measures import Real, by_class, of_reals, of_samples
@@ -79,7 +80,7 @@ def available(features: Sequence[str]) -> list[Extractor]:
     for name in ",".join(features).split(","):  # a flag's "a,b" arrives as one name
         try:
             found.append(spaces.make(name))
-        except spaces.Unavailable as error:
+        except Unavailable as error:
             console.print(f"scores go on without {name}: {error}", markup=False, soft_wrap=True)
     if not found:
         raise ValueError(f"score.features={','.join(features)}: none is available; add {JUDGE}")

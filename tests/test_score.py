@@ -11,6 +11,7 @@ from scipy.stats import special_ortho_group
 from bloodjax import features, score, tables
 from bloodjax.data import Dataset
 from bloodjax.distance import Moments, floor, frechet
+from bloodjax.download import Unavailable
 
 
 def rng(*seed):
@@ -300,7 +301,7 @@ def test_run_refuses_float_images(workdir):
 
 def without_inception(name):
     if name.startswith("inception"):
-        raise features.Unavailable("no weights; set BLOODJAX_INCEPTION=FILE")
+        raise Unavailable("no weights; set BLOODJAX_INCEPTION=FILE")
     return extractor(name)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from handmade import FORMATS, legacy, same, zipped
 
-from bloodjax import download, features
+from bloodjax import download
 from bloodjax.features.inception import weights
 
 NOWHERE = "http://127.0.0.1:9/inception.pth"  # the discard port: refused at once
@@ -459,7 +459,7 @@ def test_bad_replies_and_the_mirror(home, server, monkeypatch, case):
     assert case != "other weights, as long" or len(bad[1]) == len(raw)
     said = said.replace("expected", f"expected {len(raw)} bytes")
     server.replies = {"/first": bad, "/mirror": bad}
-    with pytest.raises(features.Unavailable) as error:
+    with pytest.raises(download.Unavailable) as error:
         weights.load()
     assert "\n" not in str(error.value) and error.value.__context__ is None
     assert said in str(error.value)

@@ -14,7 +14,8 @@ import numpy as np
 import pooch
 
 from bloodjax import download
-from bloodjax.data import SPLITS, Dataset, Unavailable, join
+from bloodjax.data import SPLITS, Dataset, join
+from bloodjax.download import Unavailable
 from bloodjax.progress import console
 
 URL = "https://zenodo.org/records/10519652/files/bloodmnist.npz?download=1"

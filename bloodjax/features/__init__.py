@@ -39,10 +39,6 @@ class Extractor(NamedTuple):
         return "fid" if self.name == "inception" else f"fd_{self.name}"
 
 
-class Unavailable(OSError):
-    """The weights are not on this machine and could not be fetched."""
-
-
 def names() -> list[str]:
     """The feature spaces in this folder: what exports `extractor()`."""
     return [m.name for m in pkgutil.iter_modules(__path__)]
@@ -53,7 +49,7 @@ def make(name: str, **options: object) -> Extractor:
 
     Raises:
         ValueError: no such feature space or protocol.
-        Unavailable: its weights are neither here nor to be downloaded.
+        download.Unavailable: its weights are neither here nor to be downloaded.
     """
     space, _, protocol = name.partition(":")
     if space not in names():

@@ -14,7 +14,7 @@ import numpy as np
 import pooch
 
 from bloodjax import download
-from bloodjax.features import Unavailable
+from bloodjax.download import Unavailable
 from bloodjax.features.inception.layers import CONVS
 from bloodjax.features.inception.torchfile import read as read_tensors
 from bloodjax.progress import console
