@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pooch
 
 import bloodjax
-from bloodjax import hosts
+from bloodjax import hosts, npz
 from bloodjax.data import Dataset
 from bloodjax.features import Extractor
 from bloodjax.progress import console
@@ -72,9 +71,8 @@ def cache_folder(extractor: Extractor, dataset: Dataset, seed: int) -> Path:
 def read_block(file: Path, n: int, dims: int) -> np.ndarray | None:
     """float32 [n or more, dims]; None if the file is missing, damaged or holds fewer."""
     try:
-        with file.open("rb") as raw, np.load(raw, allow_pickle=False) as content:  # checks CRC-32
-            block = content["features"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        block = npz.read(file, "features")["features"]
+    except (OSError, ValueError):
         return None
     right = block.ndim == 2 and block.dtype == np.float32 and block.shape[1] == dims
     return block if right and len(block) >= n else None

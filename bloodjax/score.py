@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bloodjax import features as spaces
-from bloodjax import hosts
+from bloodjax import hosts, npz
 from bloodjax.data import Dataset
 from bloodjax.download import Unavailable
 from bloodjax.embedding import embed, embed_dataset, shuffled
@@ -53,14 +53,16 @@ def read_samples(workdir: Path, dataset: Dataset) -> Samples:
 
     Raises:
         FileNotFoundError: the run has no samples yet.
-        ValueError: images of another shape or type than the data set's.
+        ValueError: the file is damaged, or its images are of another shape or type than the data's.
     """
     path = Path(workdir) / "samples.npz"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: make it with --mode=sample")
-    with np.load(path, allow_pickle=False) as file:
-        images, trace = file["images"], file["trace"]
-        samples = Samples(images, file["seeds"], int(file["step"]), trace, str(file["trace_name"]))
+    try:
+        images, seeds, step, trace, name = npz.read(path, *Samples._fields).values()
+        samples = Samples(images, seeds, int(step), trace, str(name))
+    except ValueError as error:
+        raise ValueError(f"{error}; move it away and sample again, --mode=sample") from None
     expected = dataset.images.shape[1:]
     if images.ndim != 5 or images.shape[2:] != expected or images.dtype != np.uint8:
         raise ValueError(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from small import flagged
 from bloodjax import data, features
 from bloodjax.data import synthetic
 from bloodjax.features import bloodnet
@@ -201,12 +202,13 @@ def flipped(raw: bytes) -> bytes:
         (lambda raw, w: raw[:-1000], ""),
         (lambda raw, w: flipped(raw), ""),
         (lambda raw, w: packed({k: v for k, v in w.items() if k != "head/bias"}), "head/bias"),
+        (lambda raw, w: flagged(raw), "encrypted"),
         (lambda raw, w: packed({**w, "more": w["head/bias"]}), "more"),
         (lambda raw, w: packed({**w, "head/bias": w["head/bias"][:7]}), "head/bias"),
         (lambda raw, w: packed({**w, "head/bias": w["head/bias"].astype("f4")}), "head/bias"),
         (lambda raw, w: packed({**w, "head/bias": w["head/bias"] * np.float16("nan")}), "finite"),
     ],
-    ids="empty html truncated bit-flip missing extra shape float32 nan".split(),
+    ids="empty html truncated bit-flip flag missing extra shape float32 nan".split(),
 )
 def test_a_spoilt_file_is_refused(tmp_path, weights, spoil, what):
     path = tmp_path / "spoilt.npz"

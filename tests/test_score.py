@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 from scipy.stats import special_ortho_group
+from small import flagged
 
 from bloodjax import features, score, tables
 from bloodjax.data import Dataset
@@ -285,6 +286,19 @@ def test_run_in_two_spaces(workdir):
 def test_run_without_samples_says_how_to_get_them(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"samples\.npz is missing.*--mode=sample"):
         score.run(tmp_path, a_dataset())
+
+
+def flipped(raw):
+    at = len(raw) // 3
+    return raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [flipped, flagged, lambda raw: raw[:-9]])
+def test_run_names_damaged_samples_and_the_remedy(workdir, damage):
+    file = workdir / "samples.npz"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"samples\.npz: not readable .* move it away and sample"):
+        score.run(workdir, a_dataset())
 
 
 def test_run_refuses_images_of_another_shape(workdir):
