@@ -35,8 +35,13 @@ class Extractor(NamedTuple):
 
     @property
     def distance(self) -> str:
-        """What the Fréchet distance in this space is called: "fid" for one space alone."""
-        return "fid" if self.name == "inception" else f"fd_{self.name}"
+        """What the Fréchet distance in this space is called."""
+        return distance_name(self.name)
+
+
+def distance_name(space: str) -> str:
+    """What the Fréchet distance in the space of that name is called: "fid" for one space alone."""
+    return "fid" if space == "inception" else f"fd_{space}"
 
 
 def names() -> list[str]:
