@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
 from small import flagged
+
 from bloodjax import data, features
 from bloodjax.data import synthetic
 from bloodjax.features import bloodnet
@@ -202,8 +202,8 @@ def flipped(raw: bytes) -> bytes:
         (lambda raw, w: b"<html>not found</html>", ""),
         (lambda raw, w: raw[:-1000], ""),
         (lambda raw, w: flipped(raw), ""),
-        (lambda raw, w: packed({k: v for k, v in w.items() if k != "head/bias"}), "head/bias"),
         (lambda raw, w: flagged(raw), "encrypted"),
+        (lambda raw, w: packed({k: v for k, v in w.items() if k != "head/bias"}), "head/bias"),
         (lambda raw, w: packed({**w, "more": w["head/bias"]}), "more"),
         (lambda raw, w: packed({**w, "head/bias": w["head/bias"][:7]}), "head/bias"),
         (lambda raw, w: packed({**w, "head/bias": w["head/bias"].astype("f4")}), "head/bias"),

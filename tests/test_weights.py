@@ -465,17 +465,16 @@ def test_bad_replies_and_the_mirror(home, server, monkeypatch, case):
         weights.load()
     assert "\n" not in str(error.value) and error.value.__context__ is None
     assert said in str(error.value)
-    assert case != "without end" or server.hung_up.wait(5)
+    assert case != "without end" or server.hung_up.wait(60)
     assert server.hits == ["/first", "/mirror"] and read == [] and kept(home) == []
     server.replies["/mirror"] = (200, raw, len(raw))
     assert weights._find("") == (home / "cache/bloodjax" / weights.FILE, weights.PUBLISHED)
 
 
-def test_offline_names_the_ways_out(home):
-    begin = time.monotonic()
-    with pytest.raises(weights.Unavailable) as error:
+def test_offline_names_the_ways_out(home, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits to try again"))
+    with pytest.raises(download.Unavailable) as error:
         weights.load()
-    assert time.monotonic() - begin < 5
     said = str(error.value)
     for part in (weights.FILE, "sha256 6726825d", "no connection", weights.URLS[0]):
         assert part in said
@@ -487,10 +486,9 @@ def test_a_silent_server_is_not_waited_for(home, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setattr(weights, "URLS", (f"http://127.0.0.1:{mute.getsockname()[1]}/w",))
         monkeypatch.setattr(download, "TIMEOUT", (0.2, 0.2))
-        begin = time.monotonic()
-        with pytest.raises(weights.Unavailable, match="(?i)timed out"):
+        with pytest.raises(download.Unavailable, match="(?i)timed out.*read timeout=0.2"):
             weights.load()
-    assert time.monotonic() - begin < 5 and kept(home) == []
+    assert kept(home) == []
 
 
 def test_damaged_copies_are_skipped(home, server, monkeypatch, capsys):
