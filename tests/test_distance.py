@@ -116,7 +116,7 @@ def test_frechet_factors_the_first_set_once(monkeypatch):
     monkeypatch.setattr(np.linalg, "eigh", lambda x: calls.append(1) or eigh(x))
     real = Moments.of(skewed(100, 8, 0))
     values = [frechet(real, Moments.of(skewed(n, 8, 1))) for n in (60, 200)]
-    infinity(real, skewed(30, 8, 1))
+    infinity(real, skewed(30, 8, 1), values[0])
     assert len(calls) == 1 and values[0] != values[1]
 
 
@@ -175,6 +175,10 @@ def test_floor_is_the_distance_of_halves(n, d):
 # ---- extrapolated to infinitely many fakes
 
 
+def extrapolated(real, fake, **options):
+    return infinity(real, fake, frechet(real, Moments.of(fake)), **options)
+
+
 @pytest.mark.parametrize("n, first", [(4, 2), (101, 50), (9999, 4999), (30_000, 5000)])
 def test_infinity_finds_a_straight_line_exactly(monkeypatch, n, first):
     sizes = []
@@ -184,19 +188,20 @@ def test_infinity_finds_a_straight_line_exactly(monkeypatch, n, first):
         return 3 + 70 / fake.n
 
     monkeypatch.setattr(distance, "frechet", line)
-    assert infinity(None, np.zeros((n, 1)), points=7) == pytest.approx(3, rel=1e-9)
-    assert (len(sizes), sizes[0], sizes[-1]) == (7, first, n)
-    assert np.ptp(np.diff(sizes)) <= 1  # evenly spaced
+    found = infinity(None, np.zeros((n, 1)), 3 + 70 / n, points=7)
+    assert found == pytest.approx(3, rel=1e-9)
+    assert (len(sizes), sizes[0]) == (6, first)  # all fakes are known
+    assert np.ptp(np.diff([*sizes, n])) <= 1  # evenly spaced
 
 
 def test_infinity_draws_each_subset_anew_without_replacement(monkeypatch):
     seen = []
     monkeypatch.setattr(Moments, "of", lambda x: seen.append(x[:, 0]) or len(x))
     monkeypatch.setattr(distance, "frechet", lambda real, size: 1 / size)
-    infinity(None, np.arange(40.0)[:, None], points=5)
+    infinity(None, np.arange(40.0)[:, None], 1 / 40, points=5)
     assert all(len(np.unique(x)) == len(x) for x in seen)
     assert not set(seen[0]) <= set(seen[1])  # not the same ones and some more
-    assert sorted(seen[-1]) == list(range(40))
+    assert [len(x) for x in seen] == [20, 25, 30, 35]
 
 
 def test_infinity_takes_the_bias_of_few_fakes_away():
@@ -206,8 +211,8 @@ def test_infinity_takes_the_bias_of_few_fakes_away():
     for draw in range(40):
         fake = rng(3, draw).normal(size=(n, d))
         raw.append(frechet(still, Moments.of(fake)))
-        fitted.append(infinity(still, fake))
-        shifted.append(infinity(still, fake + shift))
+        fitted.append(extrapolated(still, fake))
+        shifted.append(extrapolated(still, fake + shift))
     bias = np.mean(raw)
     assert bias == pytest.approx(d / n + d * (d + 1) / (4 * n), rel=0.1)  # of mean, of covariance
     assert abs(np.mean(fitted)) < 0.05 * bias
@@ -220,27 +225,27 @@ def test_infinity_leaves_what_few_real_images_add():
     for draw in range(12):
         real, fake = rng(4, draw).normal(size=(2, n, d))
         raw.append(frechet(Moments.of(real), Moments.of(fake)))
-        fitted.append(infinity(Moments.of(real), fake))
+        fitted.append(extrapolated(Moments.of(real), fake))
     assert np.mean(fitted) == pytest.approx(np.mean(raw) / 2, rel=0.15)
 
 
 def test_infinity_depends_on_the_seed_and_on_the_order():
     real, fake = Moments.of(skewed(2000, 6, 0)), skewed(2000, 6, 1)
-    value = infinity(real, fake)
-    assert value == infinity(real, fake, seed=0)
-    assert value != infinity(real, fake, seed=1)
-    assert value != infinity(real, fake[::-1])  # another draw, as it says
-    assert value == pytest.approx(infinity(real, fake[::-1]), rel=0.3)
+    value = extrapolated(real, fake)
+    assert value == extrapolated(real, fake, seed=0)
+    assert value != extrapolated(real, fake, seed=1)
+    assert value != extrapolated(real, fake[::-1])  # another draw, as it says
+    assert value == pytest.approx(extrapolated(real, fake[::-1]), rel=0.3)
 
 
 def test_infinity_refuses_what_has_no_line():
     real = Moments.of(skewed(9, 2, 0))
     with pytest.raises(ValueError, match="15 subsets of 3 images: expected 2 and 4 at least"):
-        infinity(real, skewed(3, 2, 0))
+        infinity(real, skewed(3, 2, 0), 0.0)
     with pytest.raises(ValueError, match="1 subsets of 9 images"):
-        infinity(real, skewed(9, 2, 0), points=1)
+        infinity(real, skewed(9, 2, 0), 0.0, points=1)
     with pytest.raises(ValueError, match="2 features against 3"):
-        infinity(real, skewed(9, 3, 0))
+        infinity(real, skewed(9, 3, 0), 0.0)
 
 
 # ---- the kernel distance

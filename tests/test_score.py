@@ -256,10 +256,17 @@ def test_run_takes_all_there_are_and_says_so(workdir):
 
 def test_run_sees_the_real_images_once(workdir):
     score.run(workdir, a_dataset(90), count=40)
-    # 2 count real images for score and floor; 40 fakes a seed, for the classes and for the score
-    assert sum(CALLS) == 80 + 2 * 2 * 40
+    # 2 count real images for score and floor; 40 fakes a seed, for the score and for the classes
+    assert sum(CALLS) == 80 + 2 * 40
     score.run(workdir, a_dataset(90), count=40)
-    assert sum(CALLS) == 80 + 2 * 2 * 2 * 40
+    assert sum(CALLS) == 80 + 2 * 2 * 40
+
+
+def test_run_sees_them_once_more_for_classes_that_only_bloodnet_tells(workdir):
+    result = score.run(workdir, a_dataset(90), count=40, features=("other",))
+    assert sum(CALLS) == 2 * (80 + 2 * 40)
+    assert [s["features"] for s in result["scores"]] == ["other"] * 2
+    assert all(s["classes"] for s in result["scores"])
 
 
 def test_run_is_deterministic_and_its_real_images_do_not_depend_on_the_seed(workdir):
