@@ -1,7 +1,6 @@
 """Distances of sets of features: streamed moments, few images, extrapolation, the kernel's."""
 
 import importlib
-import importlib.util
 import itertools
 import tracemalloc
 
@@ -9,26 +8,17 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 from scipy.stats import special_ortho_group
+from small import torch_with_torchvision
 
 from bloodjax import distance
 from bloodjax.distance import Moments, floor, frechet, infinity, kid
 
-LIBRARIES = []  # torch forgets what it is told of a library when that is collected
-
 
 def torch_fidelity(module):
-    """A module of torch-fidelity, which imports torchvision. One built for CUDA does not import
-    beside a torch for CPUs until it is told of two operators, which nothing here calls."""
-    torch = pytest.importorskip("torch", reason="torch-fidelity needs torch")
-    if importlib.util.find_spec("torch_fidelity") is None:
-        pytest.skip("torch-fidelity is not installed")
-    try:
-        return torch, importlib.import_module(f"torch_fidelity.{module}")
-    except RuntimeError:
-        LIBRARIES.append(torch.library.Library("torchvision", "DEF"))
-        for name in ("nms", "qnms"):
-            LIBRARIES[-1].define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-        return torch, importlib.import_module(f"torch_fidelity.{module}")
+    """torch, and a module of torch-fidelity."""
+    torch = torch_with_torchvision()
+    pytest.importorskip("torch_fidelity", reason="the reference is torch-fidelity")
+    return torch, importlib.import_module(f"torch_fidelity.{module}")
 
 
 def rng(*seed):
@@ -76,6 +66,33 @@ def test_moments_do_not_depend_on_blocks(monkeypatch, block, kind):
     np.testing.assert_allclose(found.cov, cov, rtol=0, atol=1e-13 * np.abs(cov).max())
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+@pytest.mark.parametrize("order", [1, -1])
+def test_moments_of_a_stream_are_those_of_the_batch(chunk, order):
+    x = (skewed(200, 12, 0) + 1000).astype(np.float32)
+    parts = [Moments.of(x[i : i + chunk]) for i in range(0, len(x), chunk)][::order]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.merge(part)
+    x = x.astype(np.float64)
+    cov = np.cov(x, rowvar=False)
+    assert total.n == 200
+    np.testing.assert_allclose(total.mean, x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(total.cov, cov, rtol=0, atol=1e-12 * np.abs(cov).max())
+
+
+def test_moments_merge_alike_in_any_grouping():
+    a, b, c = (Moments.of(skewed(n, 8, n)) for n in (5, 50, 500))
+    left, right = a.merge(b).merge(c), a.merge(b.merge(c))
+    np.testing.assert_allclose(left.m2, right.m2, rtol=1e-12, atol=1e-12)
+
+
+def test_moments_leave_the_features_alone():
+    x = np.ones((3, 2)) * [[1], [2], [3]]
+    Moments.of(x)
+    assert x[2, 0] == 3
+
+
 def test_moments_take_no_copy_of_all_features(monkeypatch):
     monkeypatch.setattr(distance, "BLOCK", 2**14)
     x = rng(0).normal(size=(20_000, 64)).astype(np.float32)
@@ -101,6 +118,15 @@ def test_moments_refuse_what_overflows():
         Moments.of(np.array([[1e200], [-1e200]]))
 
 
+def test_one_image_has_moments_but_no_covariance():
+    one = Moments.of(np.ones((1, 3)))
+    assert one.merge(Moments.of(np.zeros((1, 3)))).cov[0, 0] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="1 image has no covariance"):
+        frechet(one, Moments.of(skewed(10, 3, 0)))
+    with pytest.raises(ValueError, match=r"shape \(0, 3\)"):
+        Moments.of(np.ones((0, 3)))
+
+
 @pytest.mark.parametrize("n", [4, 8, 9, 50])
 def test_root_is_a_root_of_as_many_dimensions_as_there_are(n):
     a = Moments.of(skewed(n, 8, 0))
@@ -109,6 +135,41 @@ def test_root_is_a_root_of_as_many_dimensions_as_there_are(n):
 
 
 # ---- Fréchet distance
+
+
+def test_frechet_is_the_printed_formula():
+    x, y = skewed(500, 32, 0), skewed(700, 32, 1)
+    assert frechet(Moments.of(x), Moments.of(y)) == pytest.approx(by_sqrtm(x, y), rel=1e-9)
+
+
+def test_frechet_of_diagonal_gaussians():
+    a, b = gaussian([0, 1, 2], np.diag([1, 4, 9])), gaussian([3, 1, 0], np.diag([16, 4, 1]))
+    assert frechet(a, b) == pytest.approx(13 + 3**2 + 0 + 2**2, rel=1e-12)
+
+
+def test_frechet_of_gaussians_with_common_axes():
+    v = special_ortho_group.rvs(6, random_state=0)
+    s, t = np.arange(1.0, 7), np.arange(6.0, 0, -1) / 2
+    a, b = (gaussian(np.zeros(6), v * w**2 @ v.T) for w in (s, t))
+    assert frechet(a, b) == pytest.approx(np.sum((s - t) ** 2), rel=1e-12)
+
+
+def test_frechet_of_shifted_means_is_the_squared_shift():
+    x, shift = skewed(300, 16, 0), rng(7).normal(size=16)
+    expected = shift @ shift
+    assert frechet(Moments.of(x), Moments.of(x + shift)) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("n, m", [(400, 400), (400, 60), (20, 30)])
+def test_frechet_is_symmetric_and_zero_to_itself(n, m):
+    a, b = Moments.of(skewed(n, 40, 0)), Moments.of(skewed(m, 40, 1))
+    assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-10)
+    assert abs(frechet(a, a)) < 1e-12 * np.trace(a.cov) < frechet(a, b)
+
+
+def test_frechet_refuses_another_space():
+    with pytest.raises(ValueError, match="3 features against 4: expected the same space"):
+        frechet(gaussian(np.zeros(3), np.eye(3)), gaussian(np.zeros(4), np.eye(4)))
 
 
 def test_frechet_factors_the_first_set_once(monkeypatch):
@@ -170,6 +231,25 @@ def test_floor_is_the_distance_of_halves(n, d):
     order = np.random.default_rng(5).permutation(n)
     expected = by_nuclear_norm(x[order[:10]], x[order[10:20]])
     assert floor(x, 10, seed=5) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [3, 100])
+def test_floor_compares_disjoint_halves(n):
+    x = np.array([0.0, 1, 10, 100, 1000, 10000])[:, None]
+    halves = [
+        frechet(Moments.of(x[list(a)]), Moments.of(np.delete(x, a, axis=0)))
+        for a in itertools.combinations(range(6), 3)
+    ]
+    values = [floor(x, n, seed) for seed in range(40)]
+    assert all(np.isclose(v, halves, rtol=1e-9, atol=1e-9).any() for v in values)
+    assert len(np.unique(np.round(values, 3))) > 3  # the draw depends on the seed
+    assert floor(x, n, 1) == floor(x, n, 1)
+
+
+def test_floor_of_equal_sets_falls_with_their_size():
+    x = skewed(2000, 8, 0)
+    large, small = (np.mean([floor(x, n, seed) for seed in range(20)]) for n in (1000, 100))
+    assert large == pytest.approx(small / 10, rel=0.3)  # both its terms go as 1 / n
 
 
 # ---- extrapolated to infinitely many fakes
