@@ -29,9 +29,9 @@ def test_other_draws_are_other_real_images():
 def test_draws_spread_as_the_distance_does():
     """The σ of draws against that of many really independent real sets."""
     rng = np.random.default_rng(0)
-    train, fake = gaussian(20_000, 2), gaussian(300, 3, shift=0.5)
-    drawn = of_samples(Real.of(train, 300, draws=40), fake, np.arange(20_000))["draws"]
-    sets = (train[rng.integers(0, 20_000, 300)] for _ in range(200))
+    train, fake = gaussian(5_000, 2), gaussian(300, 3, shift=0.5)
+    drawn = of_samples(Real.of(train, 300, draws=40), fake, np.arange(5_000))["draws"]
+    sets = (train[rng.integers(0, 5_000, 300)] for _ in range(200))
     assert drawn["std"] == pytest.approx(np.std([distance(x, fake) for x in sets]), rel=0.35)
 
 
