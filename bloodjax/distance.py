@@ -155,7 +155,9 @@ def floor(features: np.ndarray, n: int, seed: int) -> float:
     return distance(features[order[:n]], features[order[n : 2 * n]])
 
 
-def infinity(real: Moments, fake: np.ndarray, points: int = 15, seed: int = 0) -> float:
+def infinity(
+    real: Moments, fake: np.ndarray, value: float, points: int = 15, seed: int = 0
+) -> float:
     """`frechet` extrapolated to infinitely many fakes: Chong and Forsyth (2020, arXiv:1911.07023).
 
     The distance of N fakes is too large by about a constant over N, and the constant differs
@@ -168,6 +170,7 @@ def infinity(real: Moments, fake: np.ndarray, points: int = 15, seed: int = 0) -
     Args:
         real: moments of the real images.
         fake: features, any float [N >= 4, d].
+        value: their `frechet`, the last point of the line.
         points: how many sizes, evenly spaced up to N.
         seed: of the draws.
     """
@@ -178,7 +181,8 @@ def infinity(real: Moments, fake: np.ndarray, points: int = 15, seed: int = 0) -
         )
     rng = np.random.default_rng(seed)
     sizes = np.linspace(min(5000, n // 2), n, points).astype(int)
-    values = [frechet(real, Moments.of(fake[rng.permutation(n)[:size]])) for size in sizes]
+    subsets = (fake[rng.permutation(n)[:size]] for size in sizes[:-1])
+    values = [*(frechet(real, Moments.of(subset)) for subset in subsets), value]
     return float(np.polyfit(1 / sizes, values, deg=1)[1])
 
 

@@ -12,6 +12,10 @@ TIMEOUT = (3, 20)  # seconds to connect, and between two packets
 pooch.get_logger().setLevel("WARNING")  # the bar says what it would
 
 
+class Unavailable(OSError):
+    """Data or weights are not on this machine and could not be fetched."""
+
+
 def fetch(urls: Sequence[str], file: str, known_hash: str, size: int = 0) -> Path:
     """`file` in bloodjax's cache, downloaded from the first of `urls` that has it if need be.
 

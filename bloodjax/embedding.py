@@ -1,16 +1,15 @@
 """Features of images, and those of a data set kept from one run to the next."""
 
+import functools
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pooch
 
-import bloodjax
-from bloodjax import hosts
+from bloodjax import features, hosts, npz
 from bloodjax.data import Dataset
 from bloodjax.features import Extractor
 from bloodjax.progress import console
@@ -63,18 +62,27 @@ def embed_dataset(
 
 
 def cache_folder(extractor: Extractor, dataset: Dataset, seed: int) -> Path:
-    """A folder for just this data set, extractor, protocol, order and version of the code."""
+    """A folder for just this data set, extractor, protocol, order and code."""
     what = (dataset.digest, extractor.name, extractor.sha256, extractor.protocol, seed)
-    key = json.dumps([*what, bloodjax.__version__])
+    key = json.dumps([*what, code_digest(Path(features.__file__).parent)])
     return pooch.os_cache("bloodjax") / "features" / hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+@functools.cache
+def code_digest(package: Path) -> str:
+    """sha256 hex of the sources of a package: what it computes may change with any of them."""
+    sha = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        sha.update(f"{file.relative_to(package)} {file.stat().st_size} ".encode())
+        sha.update(file.read_bytes())
+    return sha.hexdigest()
 
 
 def read_block(file: Path, n: int, dims: int) -> np.ndarray | None:
     """float32 [n or more, dims]; None if the file is missing, damaged or holds fewer."""
     try:
-        with file.open("rb") as raw, np.load(raw, allow_pickle=False) as content:  # checks CRC-32
-            block = content["features"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        block = npz.read(file, "features")["features"]
+    except (OSError, ValueError):
         return None
     right = block.ndim == 2 and block.dtype == np.float32 and block.shape[1] == dims
     return block if right and len(block) >= n else None

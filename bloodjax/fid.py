@@ -11,19 +11,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from bloodjax import features
+from bloodjax import compilation, features, npz
 from bloodjax.distance import Moments, frechet
-from bloodjax.features import Extractor
+from bloodjax.features import Extractor, distance_name
 from bloodjax.features.inception.network import TAPS
 from bloodjax.features.inception.protocols import PROTOCOLS
-from bloodjax.image_files import Source, open_images, open_npz
+from bloodjax.image_files import Source, about, open_images
 from bloodjax.progress import console, progress
+from bloodjax.tables import title
 from bloodjax.workdir import environment, replacing
 
 COMMAND = "python -m bloodjax.fid"
 MADE_BY = ("name", "protocol", "dims", "sha256")  # an extractor's: must agree between two sides
+STATISTICS = ("mu", "sigma", "n", "made_by")  # the first two are pytorch-fid's
+AHEAD = 4  # batches given to the extractor at a time, so that it computes one and fetches another
 
 
 class Side(NamedTuple):
@@ -44,44 +48,45 @@ class Side(NamedTuple):
 
 
 def is_statistics(path: Path) -> bool:
-    if path.is_dir():
-        return False
-    with open_npz(path) as arrays:
-        return {"mu", "sigma"} <= set(arrays)
+    return not path.is_dir() and {"mu", "sigma"} <= set(npz.names(path))
 
 
 def read_statistics(file: Path) -> Side:
     """mu and sigma, as pytorch-fid writes them, and what bloodjax writes beside them."""
-    with open_npz(file) as content:
-        arrays = dict(content)
-    mu, sigma = (np.asarray(arrays[key], np.float64) for key in ("mu", "sigma"))
-    if mu.ndim != 1 or sigma.shape != 2 * mu.shape:
-        raise ValueError(f"{file}: mu {mu.shape} and sigma {sigma.shape}, expected [d] and [d, d]")
-    n = int(arrays["n"]) if "n" in arrays else None
-    made_by = json.loads(str(arrays["made_by"])) if "made_by" in arrays else {}
-    known = n or len(mu) + 2  # unknown: more than dimensions, so that sigma counts as it stands
-    return Side(Moments(n=known, mean=mu, m2=sigma * (known - 1)), n, made_by)
+    found = npz.names(file)
+    arrays = npz.read(file, *(name for name in STATISTICS if name in found))
+    with about(file):
+        mu, sigma = (np.asarray(arrays[key], np.float64) for key in ("mu", "sigma"))
+        if mu.ndim != 1 or sigma.shape != 2 * mu.shape:
+            raise ValueError(f"mu {mu.shape} and sigma {sigma.shape}, expected [d] and [d, d]")
+        n = int(arrays["n"]) if "n" in arrays else None
+        made_by = json.loads(str(arrays["made_by"])) if "made_by" in arrays else {}
+        known = n or len(mu) + 2  # unknown: more than dimensions, so that sigma counts as it stands
+        return Side(Moments(n=known, mean=mu, m2=sigma * (known - 1)), n, made_by)
 
 
 def write_statistics(file: Path, side: Side) -> None:
     """An .npz that pytorch-fid reads too; whole or not there."""
     if file.exists():
         raise ValueError(f"{file} exists: remove it or name another file")
-    arrays = {"mu": side.moments.mean, "sigma": side.moments.cov, "n": side.n}
+    arrays = {"mu": side.moments.mean, "sigma": side.moments.cov}
+    if side.n:
+        arrays["n"] = side.n
     with replacing(file) as part, part.open("wb") as out:
         np.savez(out, **arrays, made_by=json.dumps(side.made_by))
 
 
-def embed(extractor: Extractor, source: Source, title: str) -> Side:
+def embed(extractor: Extractor, source: Source, path: Path) -> Side:
     """The statistics of images, of which a few batches are in memory at a time."""
     out, done = np.empty((source.count, extractor.dims), np.float32), 0
-    with progress(title, source.count) as advance:
+    with progress(path.name, source.count) as advance:
         for images in source.parts:
             out[done : done + len(images)] = extractor.features(images)
             done += len(images)
             advance(len(images))
     made_by = dict(zip(MADE_BY, (getattr(extractor, key) for key in MADE_BY), strict=True))
-    return Side(Moments.of(out), source.count, made_by)
+    with about(path):
+        return Side(Moments.of(out), source.count, made_by)
 
 
 def check_alike(paths: Sequence[Path], sides: Sequence[Side]) -> None:
@@ -127,10 +132,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.paths[1]} exists: remove it or name another file")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size {args.batch_size}: expected at least 1")
+    at_a_time = AHEAD * args.batch_size * jax.local_device_count()
     sources = [
-        None
-        if is_statistics(path)
-        else open_images(path, args.batch_size, args.num_workers, args.seed)
+        None if is_statistics(path) else open_images(path, at_a_time, args.num_workers, args.seed)
         for path in inputs
     ]
     for path, source in zip(inputs, sources, strict=True):
@@ -144,7 +148,7 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
     )
     sides = [
-        embed(extractor, source, path.name) if source else read_statistics(path)
+        embed(extractor, source, path) if source else read_statistics(path)
         for path, source in zip(inputs, sources, strict=True)
     ]
     if args.save_stats:
@@ -152,10 +156,11 @@ def run(args: argparse.Namespace) -> None:
         return
     check_alike(inputs, sides)
     made_by = sides[0].made_by or sides[1].made_by
-    name = {"inception": "fid"}.get(made_by.get("name"), made_by.get("name", "frechet"))
-    value = frechet(sides[0].moments, sides[1].moments)
+    name = distance_name(made_by["name"]) if made_by else "fd"
+    with about(" and ".join(map(str, inputs))):
+        value = frechet(sides[0].moments, sides[1].moments)
     if not args.json:
-        print(f"{name.upper() if name == 'fid' else name}:  {value}")
+        print(f"{title(name, made_by.get('protocol', ''))}:  {value}")
         return
     result = {
         "value": value,
@@ -173,8 +178,10 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`run`, with what a user can mend said in one line."""
+    args = parse(argv)
+    compilation.prepare(deterministic=False)
     try:
-        run(parse(argv))
+        run(args)
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(1)

@@ -1,20 +1,20 @@
 """Images as people keep them, folders and .npz files, read part by part."""
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from bloodjax import npz
 from bloodjax.data import SPLITS
 from bloodjax.images import as_uint8
 
 SUFFIXES = (".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+ARRAYS = ("images", "seeds", *(f"{split}_images" for split in SPLITS))  # what is looked for
 
 
 class Source(NamedTuple):
@@ -32,14 +32,21 @@ def open_images(path: Path, batch: int, workers: int = 1, seed: int | None = Non
         seed: whose images, if an .npz holds samples of several seeds.
 
     Raises:
-        ValueError: a file that is not an image, or arrays that are not images.
-        FileNotFoundError: there is no such file or folder.
+        ValueError: a file that is not an image, or arrays that are not images; names the file. What
+            is seen of that in the pixels alone is said while they are read.
+        FileNotFoundError: there is no such file.
     """
     if path.is_dir():
         return open_folder(path, batch, workers)
     images = read_images(path, seed)
-    parts = (as_uint8(images[i : i + batch]) for i in range(0, len(images), batch))
-    return Source(len(images), parts)
+
+    def parts() -> Iterator[np.ndarray]:
+        for start in range(0, len(images), batch):
+            with about(path):
+                part = as_uint8(images[start : start + batch])
+            yield part
+
+    return Source(len(images), parts())
 
 
 def open_folder(folder: Path, batch: int, workers: int) -> Source:
@@ -85,17 +92,22 @@ def read_image(file: Path) -> np.ndarray:
 
 
 def read_images(file: Path, seed: int | None) -> np.ndarray:
-    """The images of an .npz: a run's samples ("images") or MedMNIST's (all its splits)."""
-    with open_npz(file) as arrays:
-        if "images" in arrays:
-            images = arrays["images"]
-            return images if images.ndim < 5 else of_seed(images, arrays["seeds"], seed)
-        splits = [f"{split}_images" for split in SPLITS if f"{split}_images" in arrays]
-        if not splits:
-            found = ", ".join(arrays) or "nothing"
-            raise ValueError(f"{found}: expected images, train_images or mu and sigma")
-        images = np.concatenate([arrays[split] for split in splits])
-    return images[..., None] if images.ndim == 3 else images  # MedMNIST's grey ones
+    """[N, H, W, C] of an .npz: a run's samples ("images") or MedMNIST's (all its splits)."""
+    found = npz.names(file)
+    wanted = [name for name in ARRAYS if name in found]
+    if not wanted:
+        known = ", ".join(found) or "nothing"
+        raise ValueError(f"{file}: {known}: expected images, train_images or mu and sigma")
+    arrays = npz.read(file, *wanted)
+    seeds = arrays.pop("seeds", None)
+    with about(file):
+        images = arrays["images"] if "images" in arrays else np.concatenate([*arrays.values()])
+        if images.ndim == 5 and seeds is not None:
+            images = of_seed(images, seeds, seed)
+        images = images[..., None] if images.ndim == 3 else images  # MedMNIST's grey ones
+        if images.ndim != 4:
+            raise ValueError(f"images of shape {images.shape}: expected (N, H, W, C)")
+    return images
 
 
 def of_seed(images: np.ndarray, seeds: np.ndarray, seed: int | None) -> np.ndarray:
@@ -108,17 +120,9 @@ def of_seed(images: np.ndarray, seeds: np.ndarray, seed: int | None) -> np.ndarr
 
 
 @contextmanager
-def open_npz(file: Path) -> Iterator[Any]:
-    """The arrays of an .npz file, read when asked for; nothing is unpickled."""
-    if not file.exists():
-        raise FileNotFoundError(f"{file}: no such file or folder")
+def about(what: Path | str) -> Iterator[None]:
+    """Errors about values in the block say whose they are: `what`."""
     try:
-        with (
-            file.open("rb") as raw,
-            zipfile.ZipFile(raw),
-            np.load(raw, allow_pickle=False) as arrays,
-        ):
-            yield arrays
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        said = f"{file}: not readable ({error}); expected a folder of images or an .npz"
-        raise ValueError(said) from None
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None

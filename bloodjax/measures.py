@@ -1,7 +1,9 @@
 """What is reported of generated images' features beside real ones', float32 [N, d] of any space."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -14,35 +16,47 @@ SHARES = ("precision", "recall", "density", "coverage")
 CLOSEST = 12  # pairs of a sample and a training image that are kept to be looked at
 
 
-class Real(NamedTuple):
-    """Real images in one feature space, with what is computed of them once for all seeds.
+@dataclass(frozen=True)
+class Real:
+    """Real images in one feature space, with what is computed of them once for all that they meet.
 
     Attributes:
         features: of those that generated ones are compared with, [n, d].
-        draws: moments of those, and of other draws of n.
-        manifold: of those; None if there are too few for neighbours.
-        train: of all training images at hand; the same.
+        train: of all training images at hand, those first, [N >= n, d].
+        draws: moments of the n, and of other draws of n.
     """
 
     features: np.ndarray
+    train: np.ndarray
     draws: list[Moments]
-    manifold: Manifold | None
-    train: Manifold | None
 
     @classmethod
-    def of(cls, features: np.ndarray, train: np.ndarray, draws: int = 1) -> "Real":
-        """`draws` sets of n real images: `features` itself, then random ones out of `train`."""
-        sets = [Moments.of(features)]
+    def of(cls, train: np.ndarray, n: int, draws: int = 1) -> "Real":
+        """`draws` sets of n real images: the first of `train`, then random ones out of it."""
+        sets = [Moments.of(train[:n])]
         for draw in range(1, draws):
             order = np.random.default_rng((SEED, draw)).permutation(len(train))
-            sets.append(Moments.of(train[order[: len(features)]]))
-        if len(features) <= NEIGHBOURS:
-            return cls(features, sets, None, None)
-        return cls(features, sets, Manifold.of(features, NEIGHBOURS), Manifold.of(train, 1))
+            sets.append(Moments.of(train[order[:n]]))
+        return cls(train[:n], train, sets)
+
+    @cached_property
+    def manifold(self) -> Manifold | None:
+        """Of the n; None if there are too few for neighbours."""
+        return Manifold.of(self.features, NEIGHBOURS) if len(self.features) > NEIGHBOURS else None
+
+    @cached_property
+    def train_manifold(self) -> Manifold | None:
+        """Of all training images; None if the n are too few."""
+        return Manifold.of(self.train, 1) if self.manifold else None
 
 
-def measures(real: Real, fake: np.ndarray) -> dict[str, Any]:
+def measures(real: Real, fake: np.ndarray, moments: Moments) -> dict[str, Any]:
     """How images compare with real ones, be they generated or real as well.
+
+    Args:
+        real: the real images.
+        fake: the others, [m, d].
+        moments: of those.
 
     Returns:
         value (the Fréchet distance), kid, kid_std (over its subsets), precision, recall, density,
@@ -56,7 +70,7 @@ def measures(real: Real, fake: np.ndarray) -> dict[str, Any]:
         near = {name: getattr(found, name) for name in SHARES}
         near["memorised"] = found.nearest.memorised
     return {
-        "value": frechet(real.draws[0], Moments.of(fake)),
+        "value": frechet(real.draws[0], moments),
         "kid": mean,
         "kid_std": std,
         **near,
@@ -81,14 +95,16 @@ def of_samples(real: Real, fake: np.ndarray, rows: np.ndarray) -> dict[str, Any]
             {"sample", "train" (rows of samples and data set), "distance", "ratio"}: below 1 is
             what counts as memorised.
     """
-    result, moments = measures(real, fake), Moments.of(fake)
-    values = [frechet(drawn, moments) for drawn in real.draws]
+    moments = Moments.of(fake)
+    result = measures(real, fake, moments)
+    first, *others = real.draws
+    values = [result["value"], *(frechet(drawn, moments) for drawn in others)]
     spread = {"n": len(values), "mean": float(np.mean(values)), "std": float(np.std(values))}
-    further = infinity(real.draws[0], fake, seed=SEED) if len(fake) >= 4 else None
+    further = infinity(first, fake, values[0], seed=SEED) if len(fake) >= 4 else None
     result |= {"infinity": further, "draws": spread, "closest": []}
-    if real.train:
-        near = nearest(real.train, fake)
-        own = np.sqrt(real.train.ball(1)[near.index])  # how far that image's nearest other is
+    if train := real.train_manifold:
+        near = nearest(train, fake)
+        own = np.sqrt(train.ball(1)[near.index])  # how far that image's nearest other is
         ratio = near.distance / np.maximum(own, np.finfo(float).tiny)
         result["memorised"] = near.memorised
         result["closest"] = [
@@ -103,17 +119,17 @@ def of_samples(real: Real, fake: np.ndarray, rows: np.ndarray) -> dict[str, Any]
     return result
 
 
-def of_reals(train: np.ndarray, count: int) -> dict[str, Any]:
-    """What real images score beside other real images: two disjoint sets of at most `count`.
-
-    Args:
-        train: features of shuffled real images, [N, d].
+def of_reals(real: Real) -> dict[str, Any]:
+    """What real images score beside other real images: two disjoint sets of `real.train`, of as
+    many as `real.features` or, where there are too few for that, of half of all.
 
     Returns:
         floor (the Fréchet distance), floor_n (images on each side) and real (all `measures`).
     """
-    n = min(count, len(train) // 2)
-    found = measures(Real.of(train[:n], train[:n]), train[n : 2 * n])
+    n = min(len(real.features), len(real.train) // 2)
+    own = real if n == len(real.features) else Real.of(real.train, n)
+    other = real.train[n : 2 * n]
+    found = measures(own, other, Moments.of(other))
     return {"floor": found["value"], "floor_n": n, "real": found}
 
 

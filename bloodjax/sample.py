@@ -8,14 +8,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from bloodjax import compilation, hosts, sweep
+from bloodjax import compilation, hosts, npz, sweep
 from bloodjax.images import to_uint8
 from bloodjax.interrupt import leave, stop_signals
 from bloodjax.methods import Method, Params, Stats, accepts
@@ -205,10 +204,9 @@ def origin(file: Path) -> dict[str, Any]:
         ValueError: it is not a file that `run` wrote.
     """
     try:
-        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
-            made_by = json.loads(str(content["made_by"]))
-            return {name: made_by[name] for name in ("step", "sha256", "count", "options")}
-    except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
+        made_by = json.loads(str(npz.read(file, "made_by")["made_by"]))
+        return {name: made_by[name] for name in ("step", "sha256", "count", "options")}
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file} is damaged or was not made here ({error}): move it away and sample again, "
             "--mode=sample"

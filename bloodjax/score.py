@@ -3,15 +3,16 @@
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bloodjax import features as spaces
-from bloodjax import hosts
+from bloodjax import hosts, npz
 from bloodjax.data import Dataset
+from bloodjax.download import Unavailable
 from bloodjax.embedding import embed, embed_dataset, shuffled
 from bloodjax.features import Extractor
 from bloodjax.measures import Real, by_class, of_reals, of_samples
@@ -52,14 +53,16 @@ def read_samples(workdir: Path, dataset: Dataset) -> Samples:
 
     Raises:
         FileNotFoundError: the run has no samples yet.
-        ValueError: images of another shape or type than the data set's.
+        ValueError: the file is damaged, or its images are of another shape or type than the data's.
     """
     path = Path(workdir) / "samples.npz"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: make it with --mode=sample")
-    with np.load(path, allow_pickle=False) as file:
-        images, trace = file["images"], file["trace"]
-        samples = Samples(images, file["seeds"], int(file["step"]), trace, str(file["trace_name"]))
+    try:
+        images, seeds, step, trace, name = npz.read(path, *Samples._fields).values()
+        samples = Samples(images, seeds, int(step), trace, str(name))
+    except ValueError as error:
+        raise ValueError(f"{error}; move it away and sample again, --mode=sample") from None
     expected = dataset.images.shape[1:]
     if images.ndim != 5 or images.shape[2:] != expected or images.dtype != np.uint8:
         raise ValueError(
@@ -79,7 +82,7 @@ def available(features: Sequence[str]) -> list[Extractor]:
     for name in ",".join(features).split(","):  # a flag's "a,b" arrives as one name
         try:
             found.append(spaces.make(name))
-        except spaces.Unavailable as error:
+        except Unavailable as error:
             console.print(f"scores go on without {name}: {error}", markup=False, soft_wrap=True)
     if not found:
         raise ValueError(f"score.features={','.join(features)}: none is available; add {JUDGE}")
@@ -119,34 +122,31 @@ def run(
     samples = read_samples(workdir, dataset)
     fakes = samples.images[:, :count]
     # twice `count`, so that the floor is measured on sets as near as can be to the score's own size
-    n = min(2 * count, len(dataset.images))
-    extractors, judge = available(features), spaces.make(JUDGE)
-    judged = judge.classes == dataset.classes
+    rows = shuffled(dataset, SUBSET_SEED)[: 2 * count]
+    extractors = available(features)
     hosts.same("feature spaces", [(e.name, e.sha256, e.protocol) for e in extractors])
-    scores, total = [], (len(extractors) + judged) * (n + fakes.shape[0] * fakes.shape[1])
-    with progress("score", total) as advance:
-        labels = classes_of(judge, dataset, fakes, n, count, advance) if judged else None
+    judge = next((e for e in extractors if e.name == JUDGE), None) or spaces.make(JUDGE)
+    judges = judge.classes == dataset.classes
+    turns = len(extractors) + (judges and judge not in extractors)
+    scores, seen, labels = [], {}, None
+    with progress("score", turns * (len(rows) + fakes.shape[0] * fakes.shape[1])) as advance:
+        if judges:
+            train, sets = embed_all(judge, dataset, len(rows), fakes, advance)
+            seen[JUDGE] = train, list(sets)
+            labels = [judge.classify(x).argmax(axis=1) for x in (train[:count], *seen[JUDGE][1])]
         for extractor in extractors:
-            train = embed_dataset(extractor, dataset, SUBSET_SEED, n, advance)
-            sets = (embed(extractor, images, advance) for images in fakes)
+            train, sets = seen.get(extractor.name) or embed_all(
+                extractor, dataset, len(rows), fakes, advance
+            )
             if not hosts.is_main():  # has computed its share of the features, and that is all
                 deque(sets, maxlen=0)
                 continue
-            real = Real.of(train[:count], train, draws)
-            common = {
-                "step": samples.step,
-                "features": extractor.name,
-                "name": extractor.distance,
-                **of_reals(train, count),
-                "protocol": extractor.protocol,
-                "extractor_sha256": extractor.sha256,
-                "dataset": dataset.name,
-                "dataset_digest": dataset.digest,
-            }
+            real = Real.of(train, count, draws)
+            common = {"step": samples.step, **origin(extractor, dataset), **of_reals(real)}
             for s, (seed, fake) in enumerate(zip(samples.seeds.tolist(), sets, strict=True)):
-                own = of_samples(real, fake, shuffled(dataset, SUBSET_SEED)[:n])
+                own = of_samples(real, fake, rows)
                 own["classes"] = labels and by_class(
-                    dataset.classes, (real.features, labels[0]), (fake, labels[1][s])
+                    dataset.classes, (real.features, labels[0]), (fake, labels[1 + s])
                 )
                 about = {"seed": seed, "samples_sha256": samples.digest(s)}
                 scores.append(about | common | own)
@@ -158,19 +158,28 @@ def run(
     return result
 
 
-def classes_of(
-    judge: Extractor,
+def embed_all(
+    extractor: Extractor,
     dataset: Dataset,
-    fakes: np.ndarray,
     n: int,
-    count: int,
+    fakes: np.ndarray,
     advance: Callable[..., None],
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The classes that `judge` sees: of the first `count` of `n` real images, and each seed's."""
-    real = embed_dataset(judge, dataset, SUBSET_SEED, n, advance)[:count]
-    sets = [real, *(embed(judge, images, advance) for images in fakes)]
-    real_labels, *fake_labels = (judge.classify(x).argmax(axis=1) for x in sets)
-    return real_labels, fake_labels
+) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """Features of the first `n` shuffled real images, and of each seed's fakes, when asked for."""
+    train = embed_dataset(extractor, dataset, SUBSET_SEED, n, advance)
+    return train, (embed(extractor, images, advance) for images in fakes)
+
+
+def origin(extractor: Extractor, dataset: Dataset) -> dict[str, str]:
+    """What made the features that are compared, and of which real images."""
+    return {
+        "features": extractor.name,
+        "name": extractor.distance,
+        "protocol": extractor.protocol,
+        "extractor_sha256": extractor.sha256,
+        "dataset": dataset.name,
+        "dataset_digest": dataset.digest,
+    }
 
 
 def summarize(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -19,9 +19,9 @@ def title(name: str, protocol: str = "") -> str:
 
 
 def show(value: float, like: float | None = None) -> str:
-    """Four digits that matter, or as many decimals as `like` has; rounding below 0 shows as 0."""
+    """Four digits that matter, or as many decimals as `like` has; what rounds to 0 has no sign."""
     size = max(abs(value if like is None else like), 1e-3)
-    return f"{max(value, 0):.{max(3 - int(np.floor(np.log10(size))), 0)}f}"
+    return f"{value:z.{max(3 - int(np.floor(np.log10(size))), 0)}f}"
 
 
 def spread(summary: dict[str, Any]) -> str:

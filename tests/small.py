@@ -12,6 +12,7 @@ from bloodjax.data import Dataset
 from bloodjax.features.inception.weights import CONVS
 
 LIBRARIES = []  # torch forgets what it is told of a library when that is collected
+DIRECTORY = b"PK\1\2"  # how the entry of a member begins in the directory of a zip file
 SHAPE = (8, 8, 3)
 SMALL = {
     "vae": {"latent": 4, "width": 4, "sigma": 0.2},
@@ -47,6 +48,12 @@ def write_medmnist(file, images, labels):
 
 def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def flagged(raw):
+    """An .npz of which one bit changed: its last array is taken for encrypted."""
+    at = raw.rindex(DIRECTORY) + 8
+    return raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
 
 
 @contextmanager
@@ -94,14 +101,27 @@ def write_safetensors(file, state):
             out.write(array.tobytes())
 
 
-def torch_reference(state):
-    """pytorch-fid's own InceptionV3 with all its taps, under the weights of `state`."""
+def torch_with_torchvision():
+    """torch, with a torchvision that can be imported if there is one; without torch a skip.
+
+    A torchvision for CUDA does not import beside a torch for CPUs until that is told of two
+    operators, which nothing here calls.
+    """
     torch = pytest.importorskip("torch", reason="the reference needs torch")
-    # A torchvision for CUDA beside a torch for CPUs lacks these, which nothing here calls.
-    if not hasattr(torch.ops.torchvision, "nms"):
+    try:
+        import torchvision  # noqa: F401
+    except ModuleNotFoundError:
+        pass  # what needs it says so
+    except RuntimeError:
         LIBRARIES.append(torch.library.Library("torchvision", "DEF"))
         for name in ("nms", "qnms"):
             LIBRARIES[-1].define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    return torch
+
+
+def torch_reference(state):
+    """pytorch-fid's own InceptionV3 with all its taps, under the weights of `state`."""
+    torch = torch_with_torchvision()
     inception = pytest.importorskip("pytorch_fid.inception", reason="the reference is pytorch-fid")
     tensors = {name: torch.from_numpy(a) for name, a in state.items()}
     inception.load_state_dict_from_url = lambda *args, **kwargs: tensors

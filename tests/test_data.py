@@ -14,6 +14,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from small import flagged
 
 from bloodjax import data
 from bloodjax.data import bloodmnist, synthetic
@@ -198,6 +199,7 @@ def test_bad_containers_are_refused(home):
         "short.npz": whole[: len(whole) // 2],
         "spoilt.npz": bytes(spoilt),  # another checksum
         "garbled.npz": bytes(garbled),  # cannot be inflated
+        "flagged.npz": flagged(whole),
         "single.npy": single.getvalue(),
         "pickle.npz": pickle.dumps({"train_images": 1}),
     }.items():
@@ -208,7 +210,7 @@ def test_bad_containers_are_refused(home):
     with zipfile.ZipFile(home / "texts.npz", "w") as archive:
         for key in arrays():
             archive.writestr(f"{key}.npy", "no array")
-    refused(home / "texts.npz", "train_labels")
+    refused(home / "texts.npz", "train_images")
 
 
 class Bomb:
@@ -305,11 +307,10 @@ def test_failed_download_leaves_nothing(home, server, case):
     assert server.hits == 1 and not list((home / "cache" / "bloodjax").iterdir())
 
 
-def test_offline_names_the_ways_out(home):
-    begin = time.monotonic()
+def test_offline_names_the_ways_out(home, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits to try again"))
     with pytest.raises(data.Unavailable) as error:
         data.load()
-    assert time.monotonic() - begin < 5
     for way in ("data.path=FILE", "BLOODJAX_DATA=FILE", NOWHERE, "~/.medmnist/bloodmnist.npz"):
         assert way in str(error.value)
     assert "--config.data.source=synthetic" in str(error.value)

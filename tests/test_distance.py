@@ -1,7 +1,6 @@
 """Distances of sets of features: streamed moments, few images, extrapolation, the kernel's."""
 
 import importlib
-import importlib.util
 import itertools
 import tracemalloc
 
@@ -9,26 +8,17 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 from scipy.stats import special_ortho_group
+from small import torch_with_torchvision
 
 from bloodjax import distance
 from bloodjax.distance import Moments, floor, frechet, infinity, kid
 
-LIBRARIES = []  # torch forgets what it is told of a library when that is collected
-
 
 def torch_fidelity(module):
-    """A module of torch-fidelity, which imports torchvision. One built for CUDA does not import
-    beside a torch for CPUs until it is told of two operators, which nothing here calls."""
-    torch = pytest.importorskip("torch", reason="torch-fidelity needs torch")
-    if importlib.util.find_spec("torch_fidelity") is None:
-        pytest.skip("torch-fidelity is not installed")
-    try:
-        return torch, importlib.import_module(f"torch_fidelity.{module}")
-    except RuntimeError:
-        LIBRARIES.append(torch.library.Library("torchvision", "DEF"))
-        for name in ("nms", "qnms"):
-            LIBRARIES[-1].define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-        return torch, importlib.import_module(f"torch_fidelity.{module}")
+    """torch, and a module of torch-fidelity."""
+    torch = torch_with_torchvision()
+    pytest.importorskip("torch_fidelity", reason="the reference is torch-fidelity")
+    return torch, importlib.import_module(f"torch_fidelity.{module}")
 
 
 def rng(*seed):
@@ -76,6 +66,33 @@ def test_moments_do_not_depend_on_blocks(monkeypatch, block, kind):
     np.testing.assert_allclose(found.cov, cov, rtol=0, atol=1e-13 * np.abs(cov).max())
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+@pytest.mark.parametrize("order", [1, -1])
+def test_moments_of_a_stream_are_those_of_the_batch(chunk, order):
+    x = (skewed(200, 12, 0) + 1000).astype(np.float32)
+    parts = [Moments.of(x[i : i + chunk]) for i in range(0, len(x), chunk)][::order]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.merge(part)
+    x = x.astype(np.float64)
+    cov = np.cov(x, rowvar=False)
+    assert total.n == 200
+    np.testing.assert_allclose(total.mean, x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(total.cov, cov, rtol=0, atol=1e-12 * np.abs(cov).max())
+
+
+def test_moments_merge_alike_in_any_grouping():
+    a, b, c = (Moments.of(skewed(n, 8, n)) for n in (5, 50, 500))
+    left, right = a.merge(b).merge(c), a.merge(b.merge(c))
+    np.testing.assert_allclose(left.m2, right.m2, rtol=1e-12, atol=1e-12)
+
+
+def test_moments_leave_the_features_alone():
+    x = np.ones((3, 2)) * [[1], [2], [3]]
+    Moments.of(x)
+    assert x[2, 0] == 3
+
+
 def test_moments_take_no_copy_of_all_features(monkeypatch):
     monkeypatch.setattr(distance, "BLOCK", 2**14)
     x = rng(0).normal(size=(20_000, 64)).astype(np.float32)
@@ -101,6 +118,15 @@ def test_moments_refuse_what_overflows():
         Moments.of(np.array([[1e200], [-1e200]]))
 
 
+def test_one_image_has_moments_but_no_covariance():
+    one = Moments.of(np.ones((1, 3)))
+    assert one.merge(Moments.of(np.zeros((1, 3)))).cov[0, 0] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="1 image has no covariance"):
+        frechet(one, Moments.of(skewed(10, 3, 0)))
+    with pytest.raises(ValueError, match=r"shape \(0, 3\)"):
+        Moments.of(np.ones((0, 3)))
+
+
 @pytest.mark.parametrize("n", [4, 8, 9, 50])
 def test_root_is_a_root_of_as_many_dimensions_as_there_are(n):
     a = Moments.of(skewed(n, 8, 0))
@@ -111,12 +137,47 @@ def test_root_is_a_root_of_as_many_dimensions_as_there_are(n):
 # ---- Fréchet distance
 
 
+def test_frechet_is_the_printed_formula():
+    x, y = skewed(500, 32, 0), skewed(700, 32, 1)
+    assert frechet(Moments.of(x), Moments.of(y)) == pytest.approx(by_sqrtm(x, y), rel=1e-9)
+
+
+def test_frechet_of_diagonal_gaussians():
+    a, b = gaussian([0, 1, 2], np.diag([1, 4, 9])), gaussian([3, 1, 0], np.diag([16, 4, 1]))
+    assert frechet(a, b) == pytest.approx(13 + 3**2 + 0 + 2**2, rel=1e-12)
+
+
+def test_frechet_of_gaussians_with_common_axes():
+    v = special_ortho_group.rvs(6, random_state=0)
+    s, t = np.arange(1.0, 7), np.arange(6.0, 0, -1) / 2
+    a, b = (gaussian(np.zeros(6), v * w**2 @ v.T) for w in (s, t))
+    assert frechet(a, b) == pytest.approx(np.sum((s - t) ** 2), rel=1e-12)
+
+
+def test_frechet_of_shifted_means_is_the_squared_shift():
+    x, shift = skewed(300, 16, 0), rng(7).normal(size=16)
+    expected = shift @ shift
+    assert frechet(Moments.of(x), Moments.of(x + shift)) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("n, m", [(400, 400), (400, 60), (20, 30)])
+def test_frechet_is_symmetric_and_zero_to_itself(n, m):
+    a, b = Moments.of(skewed(n, 40, 0)), Moments.of(skewed(m, 40, 1))
+    assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-10)
+    assert abs(frechet(a, a)) < 1e-12 * np.trace(a.cov) < frechet(a, b)
+
+
+def test_frechet_refuses_another_space():
+    with pytest.raises(ValueError, match="3 features against 4: expected the same space"):
+        frechet(gaussian(np.zeros(3), np.eye(3)), gaussian(np.zeros(4), np.eye(4)))
+
+
 def test_frechet_factors_the_first_set_once(monkeypatch):
     calls, eigh = [], np.linalg.eigh
     monkeypatch.setattr(np.linalg, "eigh", lambda x: calls.append(1) or eigh(x))
     real = Moments.of(skewed(100, 8, 0))
     values = [frechet(real, Moments.of(skewed(n, 8, 1))) for n in (60, 200)]
-    infinity(real, skewed(30, 8, 1))
+    infinity(real, skewed(30, 8, 1), values[0])
     assert len(calls) == 1 and values[0] != values[1]
 
 
@@ -172,7 +233,30 @@ def test_floor_is_the_distance_of_halves(n, d):
     assert floor(x, 10, seed=5) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("n", [3, 100])
+def test_floor_compares_disjoint_halves(n):
+    x = np.array([0.0, 1, 10, 100, 1000, 10000])[:, None]
+    halves = [
+        frechet(Moments.of(x[list(a)]), Moments.of(np.delete(x, a, axis=0)))
+        for a in itertools.combinations(range(6), 3)
+    ]
+    values = [floor(x, n, seed) for seed in range(40)]
+    assert all(np.isclose(v, halves, rtol=1e-9, atol=1e-9).any() for v in values)
+    assert len(np.unique(np.round(values, 3))) > 3  # the draw depends on the seed
+    assert floor(x, n, 1) == floor(x, n, 1)
+
+
+def test_floor_of_equal_sets_falls_with_their_size():
+    x = skewed(2000, 8, 0)
+    large, small = (np.mean([floor(x, n, seed) for seed in range(20)]) for n in (1000, 100))
+    assert large == pytest.approx(small / 10, rel=0.3)  # both its terms go as 1 / n
+
+
 # ---- extrapolated to infinitely many fakes
+
+
+def extrapolated(real, fake, **options):
+    return infinity(real, fake, frechet(real, Moments.of(fake)), **options)
 
 
 @pytest.mark.parametrize("n, first", [(4, 2), (101, 50), (9999, 4999), (30_000, 5000)])
@@ -184,19 +268,20 @@ def test_infinity_finds_a_straight_line_exactly(monkeypatch, n, first):
         return 3 + 70 / fake.n
 
     monkeypatch.setattr(distance, "frechet", line)
-    assert infinity(None, np.zeros((n, 1)), points=7) == pytest.approx(3, rel=1e-9)
-    assert (len(sizes), sizes[0], sizes[-1]) == (7, first, n)
-    assert np.ptp(np.diff(sizes)) <= 1  # evenly spaced
+    found = infinity(None, np.zeros((n, 1)), 3 + 70 / n, points=7)
+    assert found == pytest.approx(3, rel=1e-9)
+    assert (len(sizes), sizes[0]) == (6, first)  # all fakes are known
+    assert np.ptp(np.diff([*sizes, n])) <= 1  # evenly spaced
 
 
 def test_infinity_draws_each_subset_anew_without_replacement(monkeypatch):
     seen = []
     monkeypatch.setattr(Moments, "of", lambda x: seen.append(x[:, 0]) or len(x))
     monkeypatch.setattr(distance, "frechet", lambda real, size: 1 / size)
-    infinity(None, np.arange(40.0)[:, None], points=5)
+    infinity(None, np.arange(40.0)[:, None], 1 / 40, points=5)
     assert all(len(np.unique(x)) == len(x) for x in seen)
     assert not set(seen[0]) <= set(seen[1])  # not the same ones and some more
-    assert sorted(seen[-1]) == list(range(40))
+    assert [len(x) for x in seen] == [20, 25, 30, 35]
 
 
 def test_infinity_takes_the_bias_of_few_fakes_away():
@@ -206,8 +291,8 @@ def test_infinity_takes_the_bias_of_few_fakes_away():
     for draw in range(40):
         fake = rng(3, draw).normal(size=(n, d))
         raw.append(frechet(still, Moments.of(fake)))
-        fitted.append(infinity(still, fake))
-        shifted.append(infinity(still, fake + shift))
+        fitted.append(extrapolated(still, fake))
+        shifted.append(extrapolated(still, fake + shift))
     bias = np.mean(raw)
     assert bias == pytest.approx(d / n + d * (d + 1) / (4 * n), rel=0.1)  # of mean, of covariance
     assert abs(np.mean(fitted)) < 0.05 * bias
@@ -220,27 +305,27 @@ def test_infinity_leaves_what_few_real_images_add():
     for draw in range(12):
         real, fake = rng(4, draw).normal(size=(2, n, d))
         raw.append(frechet(Moments.of(real), Moments.of(fake)))
-        fitted.append(infinity(Moments.of(real), fake))
+        fitted.append(extrapolated(Moments.of(real), fake))
     assert np.mean(fitted) == pytest.approx(np.mean(raw) / 2, rel=0.15)
 
 
 def test_infinity_depends_on_the_seed_and_on_the_order():
     real, fake = Moments.of(skewed(2000, 6, 0)), skewed(2000, 6, 1)
-    value = infinity(real, fake)
-    assert value == infinity(real, fake, seed=0)
-    assert value != infinity(real, fake, seed=1)
-    assert value != infinity(real, fake[::-1])  # another draw, as it says
-    assert value == pytest.approx(infinity(real, fake[::-1]), rel=0.3)
+    value = extrapolated(real, fake)
+    assert value == extrapolated(real, fake, seed=0)
+    assert value != extrapolated(real, fake, seed=1)
+    assert value != extrapolated(real, fake[::-1])  # another draw, as it says
+    assert value == pytest.approx(extrapolated(real, fake[::-1]), rel=0.3)
 
 
 def test_infinity_refuses_what_has_no_line():
     real = Moments.of(skewed(9, 2, 0))
     with pytest.raises(ValueError, match="15 subsets of 3 images: expected 2 and 4 at least"):
-        infinity(real, skewed(3, 2, 0))
+        infinity(real, skewed(3, 2, 0), 0.0)
     with pytest.raises(ValueError, match="1 subsets of 9 images"):
-        infinity(real, skewed(9, 2, 0), points=1)
+        infinity(real, skewed(9, 2, 0), 0.0, points=1)
     with pytest.raises(ValueError, match="2 features against 3"):
-        infinity(real, skewed(9, 3, 0))
+        infinity(real, skewed(9, 3, 0), 0.0)
 
 
 # ---- the kernel distance

@@ -1,10 +1,13 @@
 """Features of a data set are computed once, and never taken for others."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+from small import flagged
 
-import bloodjax
-from bloodjax import embedding
+from bloodjax import embedding, features
 from bloodjax.data import join
 from bloodjax.embedding import cache_folder, embed_dataset, shuffled
 from bloodjax.features import Extractor
@@ -70,16 +73,34 @@ def test_a_part_of_a_block_is_not_taken_for_all_of_it(space, seen):
     assert len(seen) == 24  # the first block of 16 was whole
 
 
+def copy_the_code(folder, monkeypatch):
+    shutil.copytree(Path(features.__file__).parent, folder)
+    monkeypatch.setattr(features, "__file__", str(folder / "__init__.py"))
+
+
+def edit_the_code(folder, monkeypatch):
+    copy_the_code(folder, monkeypatch)
+    with (folder / "inception" / "protocols.py").open("a") as file:
+        file.write("SIDE = 300\n")
+
+
+def test_the_same_code_elsewhere_finds_them(space, seen, monkeypatch, tmp_path):
+    take(space, 16)
+    copy_the_code(tmp_path / "features", monkeypatch)
+    take(space, 16)
+    assert len(seen) == 16
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"sha256": "cd" * 32}, {"protocol": "other"}, {"name": "other"}, "data", "seed", "version"],
+    [{"sha256": "cd" * 32}, {"protocol": "other"}, {"name": "other"}, "data", "seed", "code"],
     ids=str,
 )
-def test_nothing_is_mixed_up(space, seen, change, monkeypatch):
+def test_nothing_is_mixed_up(space, seen, change, monkeypatch, tmp_path):
     take(space, 16)
     del seen[:]
-    if change == "version":
-        monkeypatch.setattr(bloodjax, "__version__", "another")
+    if change == "code":
+        edit_the_code(tmp_path / "features", monkeypatch)
     other = space._replace(**change) if isinstance(change, dict) else space
     data = a_dataset(first=100) if change == "data" else a_dataset()
     take(other, 16, data, SEED + (change == "seed"))
@@ -96,6 +117,10 @@ def spoil_flip(file):
     file.write_bytes(raw)
 
 
+def spoil_flag(file):
+    file.write_bytes(flagged(file.read_bytes()))
+
+
 def spoil_shape(file):
     np.savez(file, features=np.zeros((16, 3), np.float32))
 
@@ -109,7 +134,8 @@ def spoil_object(file):
 
 
 @pytest.mark.parametrize(
-    "spoil", [spoil_truncate, spoil_flip, spoil_shape, spoil_type, spoil_object]
+    "spoil",
+    [spoil_truncate, spoil_flip, spoil_flag, spoil_shape, spoil_type, spoil_object],
 )
 def test_a_damaged_file_is_made_again(space, seen, spoil):
     take(space, 16)

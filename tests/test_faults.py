@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import contents, file_limit, method
+from small import contents, file_limit, flagged, method
 from test_sample import draw, state
 from test_train import equal, lines
 from test_train import run as train_run
@@ -180,14 +180,15 @@ def test_samples_of_a_later_step_are_not_overwritten_those_of_an_earlier_are(tmp
         assert file["step"] == 6
 
 
-@pytest.mark.parametrize("content", ["text", "half", "npz"])
+@pytest.mark.parametrize("content", ["text", "half", "flag", "npz"])
 def test_a_file_that_is_no_samples_is_named_and_left(tmp_path, content):
     sampled(tmp_path)
     file = tmp_path / "samples.npz"
     if content == "npz":
         np.savez(file, images=np.zeros(3))
     else:
-        file.write_bytes(b"text" if content == "text" else file.read_bytes()[:3000])
+        raw = file.read_bytes()
+        file.write_bytes({"text": b"text", "half": raw[:3000], "flag": flagged(raw)}[content])
     before = contents(tmp_path)
     with pytest.raises(ValueError, match="samples.npz is damaged or was not made here"):
         sampled(tmp_path)

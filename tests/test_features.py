@@ -8,7 +8,9 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from small import flagged
 
 from bloodjax import data, features
 from bloodjax.data import synthetic
@@ -200,13 +202,14 @@ def flipped(raw: bytes) -> bytes:
         (lambda raw, w: b"<html>not found</html>", ""),
         (lambda raw, w: raw[:-1000], ""),
         (lambda raw, w: flipped(raw), ""),
+        (lambda raw, w: flagged(raw), "encrypted"),
         (lambda raw, w: packed({k: v for k, v in w.items() if k != "head/bias"}), "head/bias"),
         (lambda raw, w: packed({**w, "more": w["head/bias"]}), "more"),
         (lambda raw, w: packed({**w, "head/bias": w["head/bias"][:7]}), "head/bias"),
         (lambda raw, w: packed({**w, "head/bias": w["head/bias"].astype("f4")}), "head/bias"),
         (lambda raw, w: packed({**w, "head/bias": w["head/bias"] * np.float16("nan")}), "finite"),
     ],
-    ids="empty html truncated bit-flip missing extra shape float32 nan".split(),
+    ids="empty html truncated bit-flip flag missing extra shape float32 nan".split(),
 )
 def test_a_spoilt_file_is_refused(tmp_path, weights, spoil, what):
     path = tmp_path / "spoilt.npz"
@@ -261,6 +264,18 @@ def test_the_command_trains_and_writes_what_it_measures(tmp_path, monkeypatch, c
     said = capsys.readouterr().err
     assert features.make("bloodnet", weights=out).sha256 in said
     assert all(name in said for name in bloodnet.CLASSES)
+
+
+def test_training_can_be_made_for_cuda():
+    net, key = bloodnet.BloodNet(norm=True), jax.random.key(0)
+    variables = jax.eval_shape(net.init, key, jnp.zeros((1, 28, 28, 3)))
+    params, stats = variables["params"], variables["batch_stats"]
+    tx = optax.adamw(1e-3)
+    state = {"params": params, "stats": stats, "ema": (params, stats)}
+    state["opt"] = jax.eval_shape(tx.init, params)
+    batch = noise(8, 28, 28, 3), np.arange(8)
+    made = jax.export.export(bloodnet.train_step, platforms=["cuda"])
+    assert made(tx, state, np.uint32(0), key, batch).platforms == ("cuda",)
 
 
 def test_training_refuses_other_data(monkeypatch):

@@ -1,16 +1,22 @@
 """`python -m bloodjax.fid`: what it takes, what it says, and pytorch-fid's command beside it."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from small import torch_reference
+from small import flagged, torch_reference
 
-from bloodjax import fid
+from bloodjax import features, fid
 from bloodjax.data import synthetic
 from bloodjax.distance import Moments, frechet
+
+ROOT = Path(__file__).parent.parent
 
 
 def rng(*seed):
@@ -70,31 +76,29 @@ def test_json_says_all(run, tmp_path, cells, noise, file):
     space = fid.features.make("inception", weights=str(file), dims=64)
     x, y = space.features(cells), space.features(noise)
     assert result["value"] == pytest.approx(frechet(Moments.of(x), Moments.of(y)), rel=1e-6)
-    assert result["name"] == f"inception-{space.sha256[:8]}-64"
+    assert result["name"] == space.distance == f"fd_inception-{space.sha256[:8]}-64"
     assert (result["n_a"], result["n_b"], result["dims"]) == (24, 20, 64)
     assert (result["protocol"], result["extractor_sha256"]) == ("pytorch-fid", space.sha256)
     assert {"bloodjax", "jax", "numpy", "python"} <= result["versions"].keys()
 
 
-def test_prints_as_pytorch_fid_does(run, tmp_path, cells, noise, file, monkeypatch):
+def test_prints_as_pytorch_fid_does(run, tmp_path, cells, noise):
     a, b = put(tmp_path / "a", cells), put(tmp_path / "b", noise)
     name, value = run(a, b).split(":  ")
-    assert name.startswith("inception-") and float(value) > 0
-    sha256 = fid.features.make("inception", weights=str(file)).sha256
-    monkeypatch.setattr("bloodjax.features.inception.weights.PUBLISHED", sha256)
-    fid.main([str(a), str(a), "--weights", str(file)])
+    assert name.startswith("FD-inception-") and float(value) > 0
 
 
 def test_called_fid_with_the_published_weights_alone(
     tmp_path, cells, noise, file, monkeypatch, capsys
 ):
-    a, b = put(tmp_path / "a", cells[:4]), put(tmp_path / "b", noise[:4])
-    for published, name in ((False, "inception-"), (True, "FID:  ")):
-        if published:
-            sha256 = fid.features.make("inception", weights=str(file)).sha256
-            monkeypatch.setattr("bloodjax.features.inception.weights.PUBLISHED", sha256)
+    a, b = put(tmp_path / "a", cells[:2]), put(tmp_path / "b", noise[:2])
+    sha256 = fid.features.make("inception", weights=str(file)).sha256
+    for published, name in (("", f"FD-inception-{sha256[:8]}:  "), (sha256, "FID:  ")):
+        monkeypatch.setattr("bloodjax.features.inception.weights.PUBLISHED", published)
         fid.main([str(a), str(b), "--weights", str(file)])
         assert capsys.readouterr().out.startswith(name)
+    fid.main([str(a), str(b), "--weights", str(file), "--protocol", "clean"])
+    assert capsys.readouterr().out.startswith("FID (clean):  ")
 
 
 def test_a_folder_is_its_images_in_any_form(run, tmp_path, cells, noise):
@@ -137,6 +141,31 @@ def test_batch_size_and_order_do_not_change_the_score(run, tmp_path, cells, nois
     np.testing.assert_allclose(values, values[0], rtol=1e-6)
 
 
+def test_several_batches_at_a_time(file, tmp_path, cells, noise, monkeypatch, capsys):
+    """More than one, so that the extractor computes a batch while it fetches the one before."""
+    sizes, make_it = [], features.make
+
+    def make(*args, **options):
+        space = make_it(*args, **options)
+        return space._replace(features=lambda x: sizes.append(len(x)) or space.features(x))
+
+    monkeypatch.setattr(features, "make", make)
+    np.savez(tmp_path / "b.npz", images=noise)
+    paths = str(put(tmp_path / "a", cells)), str(tmp_path / "b.npz")
+    fid.main([*paths, "--weights", str(file), "--dims", "64", "--batch-size", "2"])
+    assert sizes == [8, 8, 8] + [8, 8, 4]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="XDG_CACHE_HOME")
+def test_programs_are_kept_for_the_next_start(file, tmp_path, cells):
+    folders = [str(put(tmp_path / name, cells[:2])) for name in "ab"]
+    command = [sys.executable, "-m", "bloodjax.fid", *folders, "--weights", str(file)]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([*command, "--dims", "64"], check=True, env=environment, cwd=ROOT)
+    kept = [path.name for path in (tmp_path / "cache/bloodjax/xla").glob("*-cache")]
+    assert any("one_tap" in name for name in kept), kept
+
+
 # ---- statistics --------------------------------------------------------------------------------
 
 
@@ -159,7 +188,7 @@ def test_two_statistics_need_no_network(tmp_path, capsys, monkeypatch):
         np.savez(tmp_path / f"{i}.npz", mu=x.mean(0), sigma=np.cov(x, rowvar=False))
     fid.main([str(tmp_path / "0.npz"), str(tmp_path / "1.npz")])
     said = capsys.readouterr()
-    assert said.out.startswith("frechet:  ") and float(said.out.split()[1]) == pytest.approx(8, 0.2)
+    assert said.out.startswith("FD:  ") and float(said.out.split()[1]) == pytest.approx(8, 0.2)
     assert "does not say which weights" in said.err
 
 
@@ -173,6 +202,8 @@ def test_foreign_statistics_are_used_and_said_to_be_so(run, tmp_path, cells, noi
     result = json.loads(said.out)
     assert "foreign.npz does not say" in said.err and result["n_a"] is None
     assert result["unverified"] == [str(tmp_path / "foreign.npz")]
+    run("--save-stats", tmp_path / "foreign.npz", tmp_path / "copy.npz")
+    assert json.loads(run(tmp_path / "foreign.npz", tmp_path / "copy.npz", "--json"))["n_b"] is None
 
 
 def test_different_protocols_are_not_compared(run, fails, tmp_path, cells, noise):
@@ -214,11 +245,15 @@ def test_an_unreadable_image_is_named(fails, tmp_path, cells, spoil):
         ({}, "nothing: expected images"),
         ({"x": np.zeros(3)}, "x: expected images, train_images or mu and sigma"),
         ({"images": np.zeros((2, 28, 28, 3)) - 1}, r"from -1.0 to .*floats in [0, 1]"),
+        ({"images": np.zeros((2, 1, 28, 28, 3), np.uint8)}, "(2, 1, 28, 28, 3): expected (N, H"),
+        ({"images": np.uint8(3)}, "shape (): expected (N, H, W, C)"),
         ({"images": np.zeros((2, 3, 28, 28), np.uint8)}, "transpose"),
         ({"images": np.array([{}], object)}, "allow_pickle=False"),
         ({"images": np.zeros((2, 1, 8, 8, 3), np.uint8), "seeds": [3, 5]}, "seeds 3, 5"),
+        ({"train_images": np.zeros((2, 8, 8)), "test_images": np.zeros((2, 9, 9))}, "match"),
         ({"mu": np.zeros(3), "sigma": np.eye(4)}, "expected [d] and [d, d]"),
         ({"mu": np.full(64, np.nan), "sigma": np.eye(64)}, "NaN"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "b: 3 features against 64"),
     ],
     ids=lambda x: "" if isinstance(x, dict) else x[:20],
 )
@@ -226,12 +261,20 @@ def test_an_npz_with_something_else(fails, tmp_path, cells, arrays, what):
     np.savez(tmp_path / "a.npz", **arrays)
     said = fails(tmp_path / "a.npz", put(tmp_path / "b", cells))
     assert all(part in said for part in what.split(".*")), said
+    assert said.count(str(tmp_path / "a.npz")) == 1
+
+
+@pytest.mark.parametrize("damage", [flagged, lambda raw: raw[:-9]])
+def test_a_damaged_npz(fails, tmp_path, cells, damage):
+    np.savez(tmp_path / "a.npz", images=cells)
+    (tmp_path / "a.npz").write_bytes(damage((tmp_path / "a.npz").read_bytes()))
+    assert "a.npz: not readable" in fails(tmp_path / "a.npz", put(tmp_path / "b", cells))
 
 
 def test_paths_that_lead_nowhere(fails, tmp_path, cells):
     (tmp_path / "empty").mkdir()
     assert "no images; expected files ending in .bmp" in fails(tmp_path / "empty", tmp_path)
-    assert "no such file or folder" in fails(tmp_path / "nowhere", tmp_path / "empty")
+    assert "No such file or directory" in fails(tmp_path / "nowhere", tmp_path / "empty")
     one = put(tmp_path / "one", cells[:1])
     assert "1 image, expected at least 2" in fails(one, one)
     assert "--batch-size 0" in fails(one, one, "--batch-size", "0")
@@ -250,7 +293,7 @@ def test_equals_pytorch_fids_command(run, tmp_path, state):
 
     folders = [
         put(tmp_path / "a", synthetic.render(np.arange(90) % 8)),
-        put(tmp_path / "b", synthetic.render(np.arange(80) % 3)),
+        put(tmp_path / "b", 255 - synthetic.render(np.arange(80) % 3)),  # far from the others
     ]
     expected = calculate_fid_given_paths([*map(str, folders)], 50, "cpu", 64, num_workers=0)
-    assert float(run(*folders, "--dims", "64").split(":")[1]) == pytest.approx(expected, rel=1e-5)
+    assert float(run(*folders, "--dims", "64").split(":")[1]) == pytest.approx(expected, rel=1e-6)

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from small import torch_reference
 
 from bloodjax import features
-from bloodjax.features.inception import network, weights
+from bloodjax.features.inception import network, programs, weights
 from bloodjax.features.inception.network import TAPS, forward
 from bloodjax.features.inception.protocols import PROTOCOLS
 
@@ -126,29 +128,42 @@ def counting_borders(x):
     return network.pool(x, jnp.add, 1, 0.0) / 9
 
 
-MUTATIONS = {
-    "borders count in averages": ("average_pool", counting_borders),
-    "7c pools by average": ("max_pool", None),
-    "BatchNorm with flax's epsilon": ("EPSILON", 1e-5),
-    "another scale": ("scale", None),
-}
+def borders_count_in_averages(patch, x):
+    patch.setattr(network, "average_pool", counting_borders)
+    return x
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_golden_catches(name, monkeypatch, state, params, golden):
-    x = np.float32(golden_input())
-    what, value = MUTATIONS[name]
-    if what == "EPSILON":
-        monkeypatch.setattr(weights, what, value)
-        params = {name: jnp.asarray(a, jnp.float32) for name, a in weights.fold(state).items()}
-    elif what == "max_pool":
-        true = network.max_pool
-        mutant = lambda x, stride: true(x, 2) if stride == 2 else network.average_pool(x)  # noqa: E731
-        monkeypatch.setattr(network, what, mutant)
-    elif what == "scale":
-        x = ((x + 1) * 127.5 - 128) / 128
-    else:
-        monkeypatch.setattr(network, what, value)
+def the_last_block_pools_by_average(patch, x):
+    true = network.max_pool
+
+    def mutant(x, stride):
+        return true(x, 2) if stride == 2 else network.average_pool(x)
+
+    patch.setattr(network, "max_pool", mutant)
+    return x
+
+
+def flax_s_epsilon(patch, x):
+    patch.setattr(weights, "EPSILON", 1e-5)
+    return x
+
+
+def another_scale(patch, x):
+    return ((x + 1) * 127.5 - 128) / 128
+
+
+MUTATIONS = [
+    borders_count_in_averages,
+    the_last_block_pools_by_average,
+    flax_s_epsilon,
+    another_scale,
+]
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS)
+def test_golden_catches(mutate, monkeypatch, state, golden):
+    x = mutate(monkeypatch, np.float32(golden_input()))
+    params = {name: jnp.asarray(a, jnp.float32) for name, a in weights.fold(state).items()}
     found = jax.device_get(jax.jit(lambda params, x: forward(params, x))(params, x))
     assert worst(found, golden) > 1e-3
 
@@ -168,6 +183,37 @@ def test_exports_with_full_precision(params, platform):
     text = exported.mlir_module()
     lines = [line for line in text.splitlines() if "stablehlo.convolution(" in line]
     assert lines and all("precision HIGHEST" in line for line in lines), lines[0]
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def for_cuda(jitted, *arguments):
+    """The program for an NVIDIA GPU, and those lines of it that multiply."""
+    text = jax.export.export(jitted, platforms=["cuda"])(*arguments).mlir_module()
+    products = ("stablehlo.convolution(", "stablehlo.dot_general")
+    return text, [line for line in text.splitlines() if any(p in line for p in products)]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("size", [(28, 28), (480, 640)])
+def test_protocols_can_be_made_for_cuda(mesh, name, size):
+    prepare, _ = programs(PROTOCOLS[name], 2048, mesh)
+    spread = NamedSharding(mesh, P("data"))
+    images = jax.ShapeDtypeStruct((4, *size, 3), np.uint8, sharding=spread)
+    _, products = for_cuda(prepare, images)
+    assert len(products) == 2 and all("HIGHEST" in line for line in products)
+
+
+@pytest.mark.parametrize("dims", TAPS)
+def test_the_network_over_devices_can_be_made_for_cuda(mesh, params, dims):
+    _, forward_all = programs(PROTOCOLS["pytorch-fid"], dims, mesh)
+    x = jax.ShapeDtypeStruct((2, 299, 299, 3), np.float32)
+    text, products = for_cuda(forward_all, jax.eval_shape(lambda: params), x)
+    assert len(products) > 2 and all("HIGHEST" in line for line in products)
+    assert f"tensor<2x{dims}xf32>" in text
 
 
 # ---- the extractor -----------------------------------------------------------------------------

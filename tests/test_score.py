@@ -1,148 +1,15 @@
-"""Distances against independent formulas, and the stage that writes scores.json."""
+"""The stage that writes scores.json, and how scores are written for people."""
 
-import itertools
 import json
 
 import numpy as np
 import pytest
-from scipy.linalg import sqrtm
-from scipy.stats import special_ortho_group
+from small import flagged
+from test_distance import by_sqrtm, rng
 
 from bloodjax import features, score, tables
 from bloodjax.data import Dataset
-from bloodjax.distance import Moments, floor, frechet
-
-
-def rng(*seed):
-    return np.random.default_rng(seed)
-
-
-def gaussian(mean, cov, n=1000):
-    return Moments(n=n, mean=np.asarray(mean, float), m2=np.asarray(cov, float) * (n - 1))
-
-
-def by_sqrtm(a, b):
-    """The formula as printed in Heusel et al. (2017), eq. 6."""
-    root = np.trace(sqrtm(a.cov @ b.cov)).real
-    return np.sum((a.mean - b.mean) ** 2) + np.trace(a.cov) + np.trace(b.cov) - 2 * root
-
-
-def by_nuclear_norm(x, y):
-    """tr (S_x S_y)^(1/2) = |X Y^T|_* of centred, scaled X and Y: no covariance, no squaring."""
-    a, b = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y))
-    root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    return np.sum((x.mean(0) - y.mean(0)) ** 2) + np.sum(a**2) + np.sum(b**2) - 2 * root
-
-
-def skewed(n, d, seed):
-    """Features like a network's: correlated, not negative, of very different sizes."""
-    mix = rng(seed, 1).normal(size=(d, d)) * np.logspace(0, -2, d)
-    return np.maximum(rng(seed, 2).normal(size=(n, d)) @ mix + 0.1, 0)
-
-
-def test_frechet_is_the_printed_formula():
-    a, b = Moments.of(skewed(500, 32, 0)), Moments.of(skewed(700, 32, 1))
-    assert frechet(a, b) == pytest.approx(by_sqrtm(a, b), rel=1e-9)
-
-
-def test_frechet_of_diagonal_gaussians():
-    a, b = gaussian([0, 1, 2], np.diag([1, 4, 9])), gaussian([3, 1, 0], np.diag([16, 4, 1]))
-    assert frechet(a, b) == pytest.approx(13 + 3**2 + 0 + 2**2, rel=1e-12)
-
-
-def test_frechet_of_gaussians_with_common_axes():
-    v = special_ortho_group.rvs(6, random_state=0)
-    s, t = np.arange(1.0, 7), np.arange(6.0, 0, -1) / 2
-    a, b = (gaussian(np.zeros(6), v * w**2 @ v.T) for w in (s, t))
-    assert frechet(a, b) == pytest.approx(np.sum((s - t) ** 2), rel=1e-12)
-
-
-def test_frechet_of_shifted_means_is_the_squared_shift():
-    x, shift = skewed(300, 16, 0), rng(7).normal(size=16)
-    expected = shift @ shift
-    assert frechet(Moments.of(x), Moments.of(x + shift)) == pytest.approx(expected, rel=1e-11)
-
-
-@pytest.mark.parametrize("n, m", [(400, 400), (400, 60), (20, 30)])
-def test_frechet_is_symmetric_and_zero_to_itself(n, m):
-    a, b = Moments.of(skewed(n, 40, 0)), Moments.of(skewed(m, 40, 1))
-    assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-10)
-    assert abs(frechet(a, a)) < 1e-12 * np.trace(a.cov) < frechet(a, b)
-
-
-@pytest.mark.parametrize("n, m", [(50, 50), (50, 90), (90, 50), (50, 1000), (2, 50)])
-def test_frechet_of_fewer_images_than_features_is_exact(n, m):
-    x, y = skewed(n, 128, 0), skewed(m, 128, 1)
-    expected = by_nuclear_norm(x, y)
-    assert frechet(Moments.of(x), Moments.of(y)) == pytest.approx(expected, rel=1e-10)
-
-
-def test_frechet_refuses_another_space():
-    with pytest.raises(ValueError, match="3 features against 4: expected the same space"):
-        frechet(gaussian(np.zeros(3), np.eye(3)), gaussian(np.zeros(4), np.eye(4)))
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 64])
-@pytest.mark.parametrize("order", [1, -1])
-def test_moments_of_a_stream_are_those_of_the_batch(chunk, order):
-    x = (skewed(200, 12, 0) + 1000).astype(np.float32)  # a mean that would eat the digits of E[xx]
-    parts = [Moments.of(x[i : i + chunk]) for i in range(0, len(x), chunk)][::order]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total.merge(part)
-    x = x.astype(np.float64)
-    assert total.n == 200
-    np.testing.assert_allclose(total.mean, x.mean(0), rtol=1e-12)
-    scale = np.abs(np.cov(x, rowvar=False)).max()
-    np.testing.assert_allclose(total.cov, np.cov(x, rowvar=False), rtol=0, atol=1e-12 * scale)
-
-
-def test_moments_merge_alike_in_any_grouping():
-    a, b, c = (Moments.of(skewed(n, 8, n)) for n in (5, 50, 500))
-    left, right = a.merge(b).merge(c), a.merge(b.merge(c))
-    np.testing.assert_allclose(left.m2, right.m2, rtol=1e-12, atol=1e-12)
-
-
-def test_moments_leave_the_features_alone():
-    x = np.ones((3, 2)) * [[1], [2], [3]]
-    Moments.of(x)
-    assert x[2, 0] == 3
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_moments_refuse_what_is_not_finite(bad):
-    x = np.zeros((5, 3), np.float32)
-    x[2, 1] = bad
-    with pytest.raises(ValueError, match="features of 5 images hold NaN"):
-        Moments.of(x)
-
-
-def test_one_image_has_moments_but_no_covariance():
-    one = Moments.of(np.ones((1, 3)))
-    assert one.merge(Moments.of(np.zeros((1, 3)))).cov[0, 0] == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="1 image has no covariance"):
-        frechet(one, Moments.of(skewed(10, 3, 0)))
-    with pytest.raises(ValueError, match=r"shape \(0, 3\)"):
-        Moments.of(np.ones((0, 3)))
-
-
-@pytest.mark.parametrize("n", [3, 100])
-def test_floor_compares_disjoint_halves(n):
-    x = np.array([0.0, 1, 10, 100, 1000, 10000])[:, None]
-    halves = [
-        frechet(Moments.of(x[list(a)]), Moments.of(np.delete(x, a, axis=0)))
-        for a in itertools.combinations(range(6), 3)
-    ]
-    values = [floor(x, n, seed) for seed in range(40)]
-    assert all(np.isclose(v, halves, rtol=1e-9, atol=1e-9).any() for v in values)
-    assert len(np.unique(np.round(values, 3))) > 3  # the draw depends on the seed
-    assert floor(x, n, 1) == floor(x, n, 1)
-
-
-def test_floor_of_equal_sets_falls_with_their_size():
-    x = skewed(2000, 8, 0)
-    large, small = (np.mean([floor(x, n, seed) for seed in range(20)]) for n in (1000, 100))
-    assert large == pytest.approx(small / 10, rel=0.3)  # both its terms go as 1 / n
+from bloodjax.download import Unavailable
 
 
 @pytest.mark.parametrize(
@@ -151,6 +18,9 @@ def test_floor_of_equal_sets_falls_with_their_size():
         (12.3456, None, "12.35"),
         (0.056784, 12.3, "0.06"),
         (-1e-13, None, "0.000000"),
+        (-0.8, None, "-0.8000"),
+        (-0.004, 12.3, "0.00"),
+        (-0.006, 12.3, "-0.01"),
         (351, None, "351.0"),
     ],
 )
@@ -232,15 +102,17 @@ def test_run_scores_each_seed(workdir):
 
 def test_run_compares_the_right_images(workdir):
     dataset = a_dataset(20)
-    with np.load(workdir / "samples.npz") as file:
-        fakes = file["images"][:, :20]
-    scores = score.run(workdir, dataset, count=20)["scores"]
+    fakes = rng(2).integers(0, 200, (2, 20, 4, 4, 3), dtype=np.uint8)
+    fakes[0, :3] += 55
+    fakes[1, :9] += 55
+    put_samples(workdir, fakes, [5, 6])
+    scores, shares = score.run(workdir, dataset, count=20)["scores"], []
     for s, fake in zip(scores, fakes, strict=True):  # with count = N the real set is all of them
         real, fake = (as_features(x).astype(np.float64) for x in (dataset.images, fake))
-        expected = by_sqrtm(Moments.of(real), Moments.of(fake))
-        assert s["value"] == pytest.approx(expected, rel=1e-6)
-        shares = (fake[:, 0] > 0.5).mean()
-        assert s["classes"]["light"]["fake"] == pytest.approx(shares)
+        assert s["value"] == pytest.approx(by_sqrtm(real, fake), rel=1e-6)
+        shares.append((fake[:, 0] > 0.5).mean())
+        assert s["classes"]["light"]["fake"] == pytest.approx(shares[-1])
+    assert 0 < shares[0] < shares[1]
 
 
 def test_run_takes_all_there_are_and_says_so(workdir):
@@ -251,10 +123,17 @@ def test_run_takes_all_there_are_and_says_so(workdir):
 
 def test_run_sees_the_real_images_once(workdir):
     score.run(workdir, a_dataset(90), count=40)
-    # 2 count real images for score and floor; 40 fakes a seed, for the classes and for the score
-    assert sum(CALLS) == 80 + 2 * 2 * 40
+    # 2 count real images for score and floor; 40 fakes a seed, for the score and for the classes
+    assert sum(CALLS) == 80 + 2 * 40
     score.run(workdir, a_dataset(90), count=40)
-    assert sum(CALLS) == 80 + 2 * 2 * 2 * 40
+    assert sum(CALLS) == 80 + 2 * 2 * 40
+
+
+def test_run_sees_them_once_more_for_classes_that_only_bloodnet_tells(workdir):
+    result = score.run(workdir, a_dataset(90), count=40, features=("other",))
+    assert sum(CALLS) == 2 * (80 + 2 * 40)
+    assert [s["features"] for s in result["scores"]] == ["other"] * 2
+    assert all(s["classes"] for s in result["scores"])
 
 
 def test_run_is_deterministic_and_its_real_images_do_not_depend_on_the_seed(workdir):
@@ -286,6 +165,19 @@ def test_run_without_samples_says_how_to_get_them(tmp_path):
         score.run(tmp_path, a_dataset())
 
 
+def flipped(raw):
+    at = len(raw) // 3
+    return raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [flipped, flagged, lambda raw: raw[:-9]])
+def test_run_names_damaged_samples_and_the_remedy(workdir, damage):
+    file = workdir / "samples.npz"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"samples\.npz: not readable .* move it away and sample"):
+        score.run(workdir, a_dataset())
+
+
 def test_run_refuses_images_of_another_shape(workdir):
     with pytest.raises(ValueError, match=r"expected uint8 \(seeds, n, 8, 8, 3\) as in bloodmnist"):
         score.run(workdir, a_dataset(shape=(8, 8, 3)))
@@ -300,7 +192,7 @@ def test_run_refuses_float_images(workdir):
 
 def without_inception(name):
     if name.startswith("inception"):
-        raise features.Unavailable("no weights; set BLOODJAX_INCEPTION=FILE")
+        raise Unavailable("no weights; set BLOODJAX_INCEPTION=FILE")
     return extractor(name)
 
 

@@ -13,8 +13,9 @@ import time
 import numpy as np
 import pytest
 from handmade import FORMATS, legacy, same, zipped
+from small import flagged
 
-from bloodjax import download, features
+from bloodjax import download
 from bloodjax.features.inception import weights
 
 NOWHERE = "http://127.0.0.1:9/inception.pth"  # the discard port: refused at once
@@ -305,6 +306,7 @@ def damages(raw):
     name = "Conv2d_1a_3x3.bias"
     at = raw.index(held[name].tobytes())
     yield raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+    yield flagged(raw)
     rest = {key: x for key, x in held.items() if key != name}
     others = (held[name] + 1, held[name][None], held[name].astype(float), held[name].view(np.int32))
     changed = [rest | {name: x} for x in (*others, np.array([Bomb()], object))]
@@ -327,7 +329,7 @@ def test_damaged_conversions_are_made_again(home, folds, capsys):
         cached.write_bytes(raw)
         same(weights.load(str(path))[1], params)
         (said,) = heard(capsys)
-        assert str(cached) in said and "damaged" in said and "converted again" in said
+        assert str(cached) in said and "converted again" in said
         assert len(folds) == count and "BLOODJAX_BOMB" not in os.environ
         weights.load(str(path))
         assert heard(capsys) == [] and len(folds) == count
@@ -459,21 +461,20 @@ def test_bad_replies_and_the_mirror(home, server, monkeypatch, case):
     assert case != "other weights, as long" or len(bad[1]) == len(raw)
     said = said.replace("expected", f"expected {len(raw)} bytes")
     server.replies = {"/first": bad, "/mirror": bad}
-    with pytest.raises(features.Unavailable) as error:
+    with pytest.raises(download.Unavailable) as error:
         weights.load()
     assert "\n" not in str(error.value) and error.value.__context__ is None
     assert said in str(error.value)
-    assert case != "without end" or server.hung_up.wait(5)
+    assert case != "without end" or server.hung_up.wait(60)
     assert server.hits == ["/first", "/mirror"] and read == [] and kept(home) == []
     server.replies["/mirror"] = (200, raw, len(raw))
     assert weights._find("") == (home / "cache/bloodjax" / weights.FILE, weights.PUBLISHED)
 
 
-def test_offline_names_the_ways_out(home):
-    begin = time.monotonic()
-    with pytest.raises(weights.Unavailable) as error:
+def test_offline_names_the_ways_out(home, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits to try again"))
+    with pytest.raises(download.Unavailable) as error:
         weights.load()
-    assert time.monotonic() - begin < 5
     said = str(error.value)
     for part in (weights.FILE, "sha256 6726825d", "no connection", weights.URLS[0]):
         assert part in said
@@ -485,10 +486,9 @@ def test_a_silent_server_is_not_waited_for(home, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setattr(weights, "URLS", (f"http://127.0.0.1:{mute.getsockname()[1]}/w",))
         monkeypatch.setattr(download, "TIMEOUT", (0.2, 0.2))
-        begin = time.monotonic()
-        with pytest.raises(weights.Unavailable, match="(?i)timed out"):
+        with pytest.raises(download.Unavailable, match="(?i)timed out.*read timeout=0.2"):
             weights.load()
-    assert time.monotonic() - begin < 5 and kept(home) == []
+    assert kept(home) == []
 
 
 def test_damaged_copies_are_skipped(home, server, monkeypatch, capsys):

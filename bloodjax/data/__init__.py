@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bloodjax.download import Unavailable
 from bloodjax.progress import console
 
 SPLITS = ("train", "val", "test")
@@ -31,10 +32,6 @@ class Dataset:
     classes: tuple[str, ...]
     name: str
     digest: str
-
-
-class Unavailable(OSError):
-    """The data are not on this machine and could not be fetched."""
 
 
 def names() -> tuple[str, ...]:

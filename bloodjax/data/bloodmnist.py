@@ -5,16 +5,15 @@ Source: MedMNIST v2 (Yang et al., Scientific Data 10, 2023, 41), CC BY 4.0.
 
 import hashlib
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import pooch
 
-from bloodjax import download
-from bloodjax.data import SPLITS, Dataset, Unavailable, join
+from bloodjax import download, npz
+from bloodjax.data import SPLITS, Dataset, join
+from bloodjax.download import Unavailable
 from bloodjax.progress import console
 
 URL = "https://zenodo.org/records/10519652/files/bloodmnist.npz?download=1"
@@ -32,6 +31,7 @@ CLASSES = (
     "neutrophil",
     "platelet",
 )
+KEYS = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
 REMEDY = "give another MedMNIST .npz as data.path or BLOODJAX_DATA, or neither to use BloodMNIST"
 
 
@@ -101,21 +101,21 @@ def _fetch() -> Path:
 
 
 def _read(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of each split, checked, the short arrays first; nothing is unpickled."""
+    """Images and labels of each split, checked; nothing is unpickled."""
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file; {REMEDY}")
     if not file.is_file():
         _refuse(file, "a directory", "an .npz file")
     try:
-        with zipfile.ZipFile(file) as archive:
-            keys = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
-            missing = [key for key in keys if f"{key}.npy" not in archive.namelist()]
-            if missing:
-                _refuse(file, f"no {', '.join(missing)}", f"the arrays {', '.join(keys)}")
-            labels = {split: _labels(file, split, archive) for split in SPLITS}
-            images = {split: _images(file, split, archive) for split in SPLITS}
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        _refuse(file, f"not readable ({error})", "a whole .npz file")
+        there = npz.names(file)
+        missing = [key for key in KEYS if key not in there]
+        arrays = {} if missing else npz.read(file, *KEYS)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{error}; {REMEDY}") from None
+    if missing:
+        _refuse(file, f"no {', '.join(missing)}", f"the arrays {', '.join(KEYS)}")
+    labels = {split: _labels(file, split, arrays[f"{split}_labels"]) for split in SPLITS}
+    images = {split: _images(file, split, arrays[f"{split}_images"]) for split in SPLITS}
     shapes = {images[split].shape[1:] for split in SPLITS}
     if len(shapes) > 1:
         _refuse(file, f"image shapes {sorted(shapes)}", "one shape in all splits")
@@ -126,8 +126,7 @@ def _read(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {split: (images[split], labels[split]) for split in SPLITS}
 
 
-def _images(file: Path, split: str, archive: zipfile.ZipFile) -> np.ndarray:
-    x = _array(file, f"{split}_images", archive)
+def _images(file: Path, split: str, x: np.ndarray) -> np.ndarray:
     shape = x.shape
     x = x[..., None] if x.ndim == 3 else x
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or 0 in x.shape:
@@ -136,8 +135,7 @@ def _images(file: Path, split: str, archive: zipfile.ZipFile) -> np.ndarray:
     return x
 
 
-def _labels(file: Path, split: str, archive: zipfile.ZipFile) -> np.ndarray:
-    x = _array(file, f"{split}_labels", archive)
+def _labels(file: Path, split: str, x: np.ndarray) -> np.ndarray:
     found = f"{split}_labels {x.dtype} {list(x.shape)}"
     if x.ndim == 2 and x.shape[1] > 1:
         _refuse(file, f"{found}, several labels an image", "one label an image")
@@ -148,14 +146,6 @@ def _labels(file: Path, split: str, archive: zipfile.ZipFile) -> np.ndarray:
             file, f"{found} from {x.min()} to {x.max()}", f"class numbers 0 to {MOST_CLASSES - 1}"
         )
     return x.reshape(-1).astype(np.int32)
-
-
-def _array(file: Path, key: str, archive: zipfile.ZipFile) -> np.ndarray:
-    try:
-        with archive.open(f"{key}.npy") as stream:
-            return np.lib.format.read_array(stream, allow_pickle=False)
-    except ValueError as error:  # Python objects, or no array at all
-        _refuse(file, f"{key} cannot be read ({error})", "a plain array of integers")
 
 
 def _refuse(file: Path, found: str, expected: str) -> NoReturn:

@@ -35,12 +35,13 @@ class Extractor(NamedTuple):
 
     @property
     def distance(self) -> str:
-        """What the Fréchet distance in this space is called: "fid" for one space alone."""
-        return "fid" if self.name == "inception" else f"fd_{self.name}"
+        """What the Fréchet distance in this space is called."""
+        return distance_name(self.name)
 
 
-class Unavailable(OSError):
-    """The weights are not on this machine and could not be fetched."""
+def distance_name(space: str) -> str:
+    """What the Fréchet distance in the space of that name is called: "fid" for one space alone."""
+    return "fid" if space == "inception" else f"fd_{space}"
 
 
 def names() -> list[str]:
@@ -53,7 +54,7 @@ def make(name: str, **options: object) -> Extractor:
 
     Raises:
         ValueError: no such feature space or protocol.
-        Unavailable: its weights are neither here nor to be downloaded.
+        download.Unavailable: its weights are neither here nor to be downloaded.
     """
     space, _, protocol = name.partition(":")
     if space not in names():

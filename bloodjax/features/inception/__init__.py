@@ -5,12 +5,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bloodjax.features import Extractor
 from bloodjax.features.inception import weights as files
-from bloodjax.features.inception.network import TAPS, forward
+from bloodjax.features.inception.network import TAPS, Params, forward
 from bloodjax.features.inception.protocols import PROTOCOLS
 from bloodjax.images import as_uint8
 
@@ -71,15 +71,7 @@ def compiled(
     spread = NamedSharding(mesh, P("data"))
     params = jax.device_put(params, NamedSharding(mesh, P()))
     largest = batch_size or (32 if jax.default_backend() == "cpu" else 256)
-    prepare = jax.jit(protocol)  # one program for each size of images, compiled in no time
-    forward_all = jax.jit(
-        jax.shard_map(
-            lambda params, x: forward(params, x)[str(dims)],
-            mesh=mesh,
-            in_specs=(P(), P("data")),
-            out_specs=P("data"),
-        )
-    )
+    prepare, forward_all = programs(protocol, dims, mesh)
 
     def features(images: np.ndarray) -> np.ndarray:
         images = as_uint8(images)
@@ -99,6 +91,26 @@ def compiled(
         return out
 
     return features
+
+
+def programs(
+    protocol: Callable[[Array], Array], dims: int, mesh: Mesh
+) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    """What is compiled for the devices of `mesh`, all on its axis "data".
+
+    Returns:
+        A protocol, uint8 [N, H, W, 3] -> float32 [N, 299, 299, 3]: a program for each size of
+            images, compiled in no time; and
+        the network up to a tap, parameters and those images -> float32 [N, dims]: one for all.
+    """
+
+    def one_tap(params: Params, x: Array) -> Array:
+        return forward(params, x)[str(dims)]
+
+    specs = (P(), P("data"))
+    return jax.jit(protocol), jax.jit(
+        jax.shard_map(one_tap, mesh=mesh, in_specs=specs, out_specs=P("data"))
+    )
 
 
 def store(out: np.ndarray, start: int, y: Array) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pooch
 
-from bloodjax import download
-from bloodjax.features import Unavailable
+from bloodjax import download, npz
+from bloodjax.download import Unavailable
 from bloodjax.features.inception.layers import CONVS
 from bloodjax.features.inception.torchfile import read as read_tensors
 from bloodjax.progress import console
@@ -192,14 +192,13 @@ def _recall(file: Path, source: str) -> dict[str, np.ndarray] | None:
     if not file.is_file():
         return None
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
-            params = dict(held)
-        if str(params.pop("sha256")) == _digest(source, params):
+        params = npz.read(file)
+        if str(params.pop("sha256", "")) == _digest(source, params):
             return params
-        reason = "another checksum"
-    except Exception as error:  # whatever a damaged file makes NumPy and zipfile say
-        reason = textwrap.shorten(f"{error}", 100)
-    _say(f"{file}: damaged ({reason}), converted again")
+        reason = f"{file}: damaged (another checksum)"
+    except (OSError, ValueError) as error:
+        reason = f"{error}"
+    _say(f"{reason}; converted again")
     return None
 
 
