@@ -52,13 +52,11 @@ def main(argv: list[str]) -> None:
     compilation.prepare(config["deterministic"])
     hosts.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     folder = Path(WORKDIR.value or Path("runs", config["name"]))
-    dataset = data.load(**config["data"])
+    dataset = hosts.main_first(lambda: data.load(**config["data"]))
     method = methods.make(shape=dataset.images.shape[1:], **config["method"])
     free = MODE.value if MODE.value in ("sample", "score") else ""
     train.check(seeds=config["seeds"], **config["train"])
     sample.check(method, **config["sample"])
-    if MODE.value in ("run", "score"):  # may download weights
-        score.check(**config["score"])
     what = {k: v for k, v in config.items() if k != "data"}  # where the data lies may differ
     hosts.same("configuration, data set or mode", [what, dataset.digest, MODE.value])
     if MODE.value == "report":  # reads alone, also what another process is writing
@@ -66,19 +64,24 @@ def main(argv: list[str]) -> None:
         if hosts.is_main():
             report.run(folder, dataset)
     else:
+        scored = MODE.value in ("run", "score")
+        spaces = score.check(**config["score"]) if scored else []  # may download weights
         with workdir.lock(folder):
             workdir.claim(folder, config, dataset, free)
-            work(config, method, dataset, folder)
+            work(config, method, dataset, folder, spaces)
     hosts.barrier()  # all leave together
 
 
-def work(config: dict[str, Any], method: Method, dataset: Dataset, folder: Path) -> None:
-    """The stages that the mode asks for, one after the other."""
+def work(
+    config: dict[str, Any], method: Method, dataset: Dataset, folder: Path, spaces: list[str]
+) -> None:
+    """The stages that the mode asks for, one after the other; scores are of these `spaces`."""
+    scoring = config["score"] | {"features": spaces}
     match MODE.value:
         case "run":
             state = train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
             sample.run(method, state, folder, **config["sample"])
-            score.run(folder, dataset, **config["score"])
+            score.run(folder, dataset, **scoring)
             if hosts.is_main():
                 report.run(folder, dataset)
         case "train":
@@ -88,7 +91,7 @@ def work(config: dict[str, Any], method: Method, dataset: Dataset, folder: Path)
             sample.run(method, state, folder, **config["sample"])
         case "score":
             sample.check_made(folder, **config["sample"])
-            score.run(folder, dataset, **config["score"])
+            score.run(folder, dataset, **scoring)
 
 
 def start(argv: list[str]) -> int | None:

@@ -7,13 +7,14 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from bloodjax import autotune, hosts, methods, train
+from bloodjax import autotune, hosts, methods, score, train
 
 ROOT = Path(__file__).parent.parent
 SMALL = {  # tiny, and with few steps where a unit may be on either side of its kink: a few such
@@ -242,6 +243,30 @@ def test_num_processes_1_is_alone_whatever_started_it(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     hosts.start(None, 1, None)
     assert (hosts.count(), hosts.is_main()) == (1, True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("main", [True, False])
+def test_process_0_goes_first_and_never_keeps_the_others_waiting(monkeypatch, main, fails):
+    done = []
+
+    def make():
+        done.append("make")
+        return 1 / (not fails)
+
+    monkeypatch.setattr(hosts, "is_main", lambda: main)
+    monkeypatch.setattr(hosts, "barrier", lambda: done.append("barrier"))
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        assert hosts.main_first(make) == 1
+    assert done == (["make", "barrier"] if main else ["barrier", "make"])
+
+
+def test_feature_spaces_are_compared_before_any_work(monkeypatch):
+    compared = []
+    monkeypatch.setattr(hosts, "same", lambda what, value: compared.append((what, value)))
+    assert score.check(features=("bloodnet",), count=30, draws=1) == ["bloodnet"]
+    ((what, ((name, *_),)),) = compared
+    assert (what, name) == ("feature spaces", "bloodnet")
 
 
 def test_several_processes_have_only_the_strategies_of_all_devices(monkeypatch):
