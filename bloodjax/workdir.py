@@ -2,14 +2,15 @@
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import platform
 import socket
 import subprocess
-import threading
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from bloodjax.progress import console
 
 # Groups that say how a run is shown, not what it is: they may change between two commands.
 SHOWN = ("report", "log")
+STALE = 86_400  # seconds after which nobody is still writing a file
 REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -183,16 +185,26 @@ def explain(error: OSError) -> str:
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """A path to write to that becomes `file` when the block ends well, and vanishes when not."""
-    # the thread's number, one in the system: several processes may write the same file of a cache
-    part = file.with_name(f".{file.name}.{threading.get_native_id()}.part")
+    # a name of its own: several hosts may share a cache, and write the same file of it
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
     try:
         with naming(file):
             yield part
+            clear(file.parent)
             with part.open("rb+") as written:
                 os.fsync(written.fileno())
             os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
+
+
+@functools.cache  # once in a process: a folder may have thousands of files
+def clear(folder: Path) -> None:
+    """Remove what killed processes left half-written: `STALE` older than what is written now."""
+    with suppress(OSError):  # it is in nobody's way
+        dates = {part: part.stat().st_mtime for part in folder.glob(".*.part")}
+        for part in (part for part, date in dates.items() if date < max(dates.values()) - STALE):
+            part.unlink(missing_ok=True)
 
 
 def write_text(file: Path, text: str) -> None:

@@ -36,6 +36,32 @@ def test_a_file_that_does_not_fit_is_as_it_was_and_is_named(tmp_path):
     assert str(tmp_path / "x.json") in said and "ulimit -f" in said
 
 
+def test_two_writers_of_a_file_do_not_meet(tmp_path):
+    """Also not in two containers, where processes and threads may have the same numbers."""
+    file = tmp_path / "x"
+    with workdir.replacing(file) as last, workdir.replacing(file) as first:
+        for part in (last, first):
+            part.write_text("last" if part is last else "first")
+    assert file.read_text() == "last"
+    assert contents(tmp_path) == {Path("x"): b"last"}
+
+
+def test_a_file_may_be_read_by_those_who_may_read_others(tmp_path):
+    workdir.write_text(tmp_path / "x", "")
+    (tmp_path / "y").touch()
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "y").stat().st_mode
+
+
+def test_what_killed_processes_left_half_written_goes_after_a_day(tmp_path):
+    old, fresh = (tmp_path / f".x.{i}.part" for i in (1, 2))
+    for part in (old, fresh):
+        part.touch()
+    then = fresh.stat().st_mtime - 25 * 3600
+    os.utime(old, (then, then))
+    workdir.write_text(tmp_path / "x", "")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [fresh.name, "x"]
+
+
 @pytest.mark.parametrize("number", workdir.REMEDIES)
 def test_the_remedy_is_in_the_line(number):
     said = workdir.explain(OSError(number, os.strerror(number), "runs/x/file"))
