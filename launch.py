@@ -59,8 +59,8 @@ def main(argv: list[str]) -> None:
     sample.check(method, **config["sample"])
     what = {k: v for k, v in config.items() if k != "data"}  # where the data lies may differ
     hosts.same("configuration, data set or mode", [what, dataset.digest, MODE.value])
-    if MODE.value == "report":  # reads alone, also what another process is writing
-        workdir.claim(folder, config, dataset)
+    if MODE.value == "report":  # of what there is, which another process may be writing
+        workdir.compare(folder, config, dataset)
         if hosts.is_main():
             report.run(folder, dataset)
     else:

@@ -255,9 +255,11 @@ def test_a_half_line_is_dropped_and_a_damaged_one_is_named(tmp_path, capsys):
 def test_metrics_that_need_no_change_are_not_touched(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n')
-    before = file.stat().st_mtime_ns
+    before = file.stat().st_ino  # what replaces it is another file
     metrics.trim(file, 1)
-    assert file.stat().st_mtime_ns == before
+    assert file.stat().st_ino == before
+    metrics.trim(file, 0)
+    assert file.stat().st_ino != before
     metrics.trim(tmp_path / "none", 1)
     assert not (tmp_path / "none").exists()
 
@@ -353,11 +355,35 @@ def test_the_program_meets_a_full_disk_and_goes_on_without_it(launch, tmp_path):
     }
 
 
+OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "", "BLOODJAX_INCEPTION": ""}
+
+
 def test_the_program_refuses_a_workdir_in_use_but_reports(launch, tmp_path):
-    with workdir.lock(tmp_path / "run"):
-        done = launch(tmp_path / "run")
-    assert_one_line(done, f"in use by process {os.getpid()}", "--workdir")
-    assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
+    run, options = tmp_path / "run", ["--config.score.features=bloodnet,inception"]
+    offline = OFFLINE | {"TORCH_HOME": str(tmp_path)}
+    made = launch(run, *options, **offline)
+    assert made.returncode == 0, made.stderr
+    assert made.stderr.count("scores go on without inception") == 1, "looked for once"
+    config = json.loads((run / "config.json").read_text())
+    assert config["config"]["score"]["features"] == ["bloodnet,inception"], "as it was asked for"
+    config["environment"]["device"] = "of the training"
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "report" / "index.html").unlink()
+    with workdir.lock(run):
+        before = contents(run)
+        refused = launch(run, *options, **offline)
+        reported = launch(run, "--mode=report", *options)
+    assert_one_line(refused, f"in use by process {os.getpid()}", "--workdir")
+    assert reported.returncode == 0, reported.stderr
+    after = contents(run)
+    assert "of the training" in after.pop(Path("report/index.html")).decode()
+    assert after == before, "a report changes nothing else"
+
+
+def test_the_program_reports_no_run_that_there_is_not(launch, tmp_path):
+    done = launch(tmp_path / "rum", "--mode=report")
+    assert_one_line(done, f"{tmp_path}/rum/config.json is missing", "--workdir")
+    assert not (tmp_path / "rum").exists()
 
 
 def test_the_program_cannot_write_to_its_workdir(launch, tmp_path):
