@@ -13,6 +13,7 @@ from bloodjax import (
     compilation,
     data,
     doctor,
+    evaluate,
     hosts,
     methods,
     report,
@@ -56,7 +57,8 @@ def main(argv: list[str]) -> None:
     method = methods.make(shape=dataset.images.shape[1:], **config["method"])
     free = MODE.value if MODE.value in ("sample", "score") else ""
     train.check(seeds=config["seeds"], **config["train"])
-    sample.check(method, **config["sample"])
+    evaluate.check(config["train"]["evaluate"], config["sample"]["checkpoint"])
+    sample.check(method, **sampler(config))
     what = {k: v for k, v in config.items() if k != "data"}  # where the data lies may differ
     hosts.same("configuration, data set or mode", [what, dataset.digest, MODE.value])
     if MODE.value == "report":  # of what there is, which another process may be writing
@@ -72,26 +74,28 @@ def main(argv: list[str]) -> None:
     hosts.barrier()  # all leave together
 
 
+def sampler(config: dict[str, Any]) -> dict[str, Any]:
+    """How to sample: the group but for what it is to be sampled from."""
+    return {key: value for key, value in config["sample"].items() if key != "checkpoint"}
+
+
 def work(
     config: dict[str, Any], method: Method, dataset: Dataset, folder: Path, spaces: list[str]
 ) -> None:
     """The stages that the mode asks for, one after the other; scores are of these `spaces`."""
-    scoring = config["score"] | {"features": spaces}
-    match MODE.value:
-        case "run":
-            state = train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
-            sample.run(method, state, folder, **config["sample"])
-            score.run(folder, dataset, **scoring)
-            if hosts.is_main():
-                report.run(folder, dataset)
-        case "train":
-            train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
-        case "sample":
-            state = train.restore(method, folder, seeds=config["seeds"])
-            sample.run(method, state, folder, **config["sample"])
-        case "score":
-            sample.check_made(folder, **config["sample"])
-            score.run(folder, dataset, **scoring)
+    seeds, how, mode = config["seeds"], sampler(config), MODE.value
+    if mode in ("run", "train"):
+        judge = evaluate.evaluator(method, dataset, **how | {"count": config["train"]["evaluate"]})
+        train.run(method, dataset, folder, seeds=seeds, **config["train"] | {"evaluate": judge})
+    if mode in ("run", "sample"):
+        which = config["sample"]["checkpoint"]
+        state = train.restore(method, folder, seeds=seeds, checkpoint=which)
+        sample.run(method, state, folder, **how)
+    if mode in ("run", "score"):
+        sample.check_made(folder, **how)
+        score.run(folder, dataset, **config["score"] | {"features": spaces})
+    if mode == "run" and hosts.is_main():
+        report.run(folder, dataset)
 
 
 def start(argv: list[str]) -> int | None:

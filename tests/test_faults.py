@@ -199,7 +199,7 @@ def test_samples_of_a_later_step_are_not_overwritten_those_of_an_earlier_are(tmp
     now = state("vae")
     later = now._replace(step=now.step + 5)
     sample.run(method(), later, tmp_path / "run", count=11, chunk=4)
-    with pytest.raises(ValueError, match="samples after step 5, and training has come to 0"):
+    with pytest.raises(ValueError, match="samples after step 5, and those of step 0 are wanted"):
         sample.run(method(), now, tmp_path / "run", count=11, chunk=4)
     sample.run(method(), later._replace(step=now.step + 6), tmp_path / "run", count=11, chunk=4)
     with np.load(tmp_path / "run" / "samples.npz") as file:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from bloodjax import autotune, hosts, methods, score, train
+from bloodjax import autotune, checkpoint, hosts, methods, score, train
 
 ROOT = Path(__file__).parent.parent
 SMALL = {  # tiny, and with few steps where a unit may be on either side of its kink: a few such
@@ -155,6 +155,8 @@ def check_alike(one, two, seeds, steps):
     assert [(m["step"], m["seed"]) for m in lines] == [
         (t, s) for t in range(1, steps + 1) for s in seeds
     ]
+    x, y = (checkpoint.Checkpoints(folder / "checkpoints") for folder in (one, two))
+    assert x.best() == y.best()
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
     kept = [sorted(p.name for p in (folder / "checkpoints").iterdir()) for folder in (one, two)]
     assert kept[0] == kept[1]
@@ -177,6 +179,7 @@ def test_stopped_or_killed_it_goes_on_where_it_was(alone, slurm, tmp_path):
     """Three seeds of the VAE, each process with its own ones, found as under SLURM."""
     one, two, seeds = tmp_path / "one", tmp_path / "two", [4, 2, 9]
     run = ["--config.seeds=4,2,9", "--config.train.epochs=3"]
+    run += ["--config.train.evaluate=20", "--config.sample.checkpoint=best"]
 
     # A signal that reaches one of them stops both after the same step.
     stopped = slurm("vae", two, *run, stop=f"step:6:0:{int(signal.SIGTERM)}")

@@ -22,6 +22,8 @@ OPTIONS = [
     "--config.sample.chunk=1",
     "--config.sample.count=50",
     "--config.score.count=50",
+    "--config.train.evaluate=10",
+    "--config.sample.checkpoint=best",
 ]
 TINY = {
     "vae": ["--config.method.width=4"],
@@ -90,25 +92,29 @@ def losses(folder):
     return [{k: r[k] for k in r.keys() - {"images_per_s", "compile_s"}} for r in rows]
 
 
-def last_state(folder):
+def states(folder):
+    """Steps and states of the newest and of the best checkpoint."""
     config = json.loads((folder / "config.json").read_text())["config"]
     method = methods.make(shape=(16, 16, 3), **config["method"])
-    return Checkpoints(folder / "checkpoints").restore_newest(steps.abstract(method, SEEDS))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    like, best = steps.abstract(method, SEEDS), checkpoints.best()
+    return checkpoints.restore_newest(like), (best, checkpoints.restore(best, like))
 
 
 def assert_same(folder, straight, epochs):
-    step, state = last_state(folder)
-    expected_step, expected = last_state(straight)
-    assert step == expected_step == 4 * epochs
-    jax.tree.map(np.testing.assert_array_equal, expected, state)
+    found, expected = states(folder), states(straight)
+    assert found[0][0] == 4 * epochs
+    jax.tree.map(np.testing.assert_array_equal, expected, found)
     with np.load(straight / "samples.npz") as a, np.load(folder / "samples.npz") as b:
         assert a.files == b.files
+        assert a["step"] == expected[1][0], "drawn from the best"
         for key in a.files:
             np.testing.assert_array_equal(a[key], b[key])
     rows = losses(folder)
     assert [(r["step"], r["seed"]) for r in rows] == [
-        (t, seed) for t in range(1, step + 1) for seed in SEEDS
+        (t, seed) for t in range(1, 4 * epochs + 1) for seed in SEEDS
     ]
+    assert all(("fd_bloodnet" in r) == (r["step"] % 4 == 0) for r in rows)
     assert rows == losses(straight)
     assert (folder / "scores.json").read_bytes() == (straight / "scores.json").read_bytes()
     assert not list(folder.glob(".*.part")) and not list(folder.glob(".samples-*"))

@@ -125,7 +125,7 @@ def test_what_a_run_takes_may_change_and_what_it_is_may_not(tmp_path):
         workdir.claim(tmp_path, now, few())
         assert json.loads((tmp_path / "config.json").read_text())["config"] == now
         workdir.claim(tmp_path, config, few())
-    for key in ("train.epochs", "sample.count"):
+    for key in ("train.epochs", "sample.count", "sample.checkpoint"):
         with pytest.raises(ValueError, match=f"belongs to another run: {key} was"):
             workdir.claim(tmp_path, changed(key, 9), few())
 
@@ -144,6 +144,7 @@ def test_what_a_run_takes_may_change_and_what_it_is_may_not(tmp_path):
         (["--config.data.path=nowhere.npz"], "nowhere.npz: no such file"),
         (["--config.seeds=1,1"], "seeds=(1, 1)"),
         (["--config.train.epochs=many"], "epochs"),
+        (["--config.sample.checkpoint=best"], "--config.train.evaluate=1000"),
     ],
 )
 def test_a_mistake_is_said_at_once_in_one_line(launch, tmp_path, arguments, words):

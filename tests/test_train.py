@@ -217,10 +217,12 @@ def test_images_per_second_are_of_training_alone(tmp_path, monkeypatch, capsys):
         passes(2)
         log.follow(3, chunk)  # writes the first: 96 images in 6 s
         passes(8)
-        log.settle()  # writes the second: in 8 s
+        found = log.untimed(passes, 50, {"name": "fd", "values": [3.5, 4.5]})
+        log.settle(found)  # writes the second: in 8 s
     rows = lines(tmp_path)
     assert [row["images_per_s"] for row in rows] == [16.0] * 6 + [12.0] * 6
     assert [row.get("compile_s") for row in rows] == [30.0] * 6 + [None] * 6
+    assert [row.get("fd") for row in rows] == [None] * 10 + [3.5, 4.5], "of the last step"
     assert "training compiled in 30.0 s" in capsys.readouterr().err
     assert [length for length, _ in told] == [3, 3]
 
