@@ -74,13 +74,13 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
     means = {2: 5, 4: 3, 5: None, 6: 3, 8: 4, 10: 2, 12: 6}  # 5 is a signal's; 4 came before 6
     kept = []
     for step, mean in means.items():
-        checkpoints.save(step, state(step), mean and evaluation(mean - 1, mean + 1))
+        checkpoints.save(step, state(step), mean and evaluation(mean - step, mean + step))
         kept.append(checkpoints.steps())
     assert kept == [[2], [4], [4, 5], [4, 6], [4, 8], [10], [10, 12]]
     assert checkpoints.best() == 10
     equal(checkpoints.restore(10, state()), state(10))
     found = json.loads((checkpoints.folder / "12" / "evaluation.json").read_text())
-    assert found == {"name": "distance", "values": [5, 7]}
+    assert found == {"name": "distance", "values": [-6, 18]}
 
 
 def test_only_what_was_evaluated_alike_is_compared(tmp_path):

@@ -116,12 +116,12 @@ def test_what_a_run_takes_may_change_and_what_it_is_may_not(tmp_path):
 
     def changed(key, value):
         group, name = key.split(".")
+        assert name in config[group]
         return config | {group: config[group] | {name: value}}
 
     workdir.claim(tmp_path, config, few())
-    for key in workdir.FREE:
+    for key in ("sample.chunk", "train.keep", "train.checkpoint_epochs", "train.evaluate"):
         now = json.loads(json.dumps(changed(key, 9)))
-        assert now != json.loads(json.dumps(config)), "there is no such key"
         workdir.claim(tmp_path, now, few())
         assert json.loads((tmp_path / "config.json").read_text())["config"] == now
         workdir.claim(tmp_path, config, few())
