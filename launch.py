@@ -13,6 +13,7 @@ from bloodjax import (
     compilation,
     data,
     doctor,
+    evaluate,
     hosts,
     methods,
     report,
@@ -52,43 +53,49 @@ def main(argv: list[str]) -> None:
     dtype = compilation.prepare(config["deterministic"], config["precision"])
     hosts.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     folder = Path(WORKDIR.value or Path("runs", config["name"]))
-    dataset = data.load(**config["data"])
+    dataset = hosts.main_first(lambda: data.load(**config["data"]))
     method = methods.make(shape=dataset.images.shape[1:], dtype=dtype, **config["method"])
     free = MODE.value if MODE.value in ("sample", "score") else ""
     train.check(seeds=config["seeds"], **config["train"])
-    sample.check(method, **config["sample"])
-    if MODE.value in ("run", "score"):  # may download weights
-        score.check(**config["score"])
+    evaluate.check(config["train"]["evaluate"], config["sample"]["checkpoint"])
+    sample.check(method, **sampler(config))
     what = {k: v for k, v in config.items() if k != "data"}  # where the data lies may differ
     hosts.same("configuration, data set or mode", [what, dataset.digest, MODE.value])
-    if MODE.value == "report":  # reads alone, also what another process is writing
-        workdir.claim(folder, config, dataset)
+    if MODE.value == "report":  # of what there is, which another process may be writing
+        workdir.compare(folder, config, dataset)
         if hosts.is_main():
             report.run(folder, dataset)
     else:
+        scored = MODE.value in ("run", "score")
+        spaces = score.check(**config["score"]) if scored else []  # may download weights
         with workdir.lock(folder):
             workdir.claim(folder, config, dataset, free)
-            work(config, method, dataset, folder)
+            work(config, method, dataset, folder, spaces)
     hosts.barrier()  # all leave together
 
 
-def work(config: dict[str, Any], method: Method, dataset: Dataset, folder: Path) -> None:
-    """The stages that the mode asks for, one after the other."""
-    match MODE.value:
-        case "run":
-            state = train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
-            sample.run(method, state, folder, **config["sample"])
-            score.run(folder, dataset, **config["score"])
-            if hosts.is_main():
-                report.run(folder, dataset)
-        case "train":
-            train.run(method, dataset, folder, seeds=config["seeds"], **config["train"])
-        case "sample":
-            state = train.restore(method, folder, seeds=config["seeds"])
-            sample.run(method, state, folder, **config["sample"])
-        case "score":
-            sample.check_made(folder, **config["sample"])
-            score.run(folder, dataset, **config["score"])
+def sampler(config: dict[str, Any]) -> dict[str, Any]:
+    """How to sample: the group but for what it is to be sampled from."""
+    return {key: value for key, value in config["sample"].items() if key != "checkpoint"}
+
+
+def work(
+    config: dict[str, Any], method: Method, dataset: Dataset, folder: Path, spaces: list[str]
+) -> None:
+    """The stages that the mode asks for, one after the other; scores are of these `spaces`."""
+    seeds, how, mode = config["seeds"], sampler(config), MODE.value
+    if mode in ("run", "train"):
+        judge = evaluate.evaluator(method, dataset, **how | {"count": config["train"]["evaluate"]})
+        train.run(method, dataset, folder, seeds=seeds, **config["train"] | {"evaluate": judge})
+    if mode in ("run", "sample"):
+        which = config["sample"]["checkpoint"]
+        state = train.restore(method, folder, seeds=seeds, checkpoint=which)
+        sample.run(method, state, folder, **how)
+    if mode in ("run", "score"):
+        sample.check_made(folder, **how)
+        score.run(folder, dataset, **config["score"] | {"features": spaces})
+    if mode == "run" and hosts.is_main():
+        report.run(folder, dataset)
 
 
 def start(argv: list[str]) -> int | None:

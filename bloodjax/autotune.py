@@ -16,6 +16,7 @@ from bloodjax.sweep import STRATEGIES, Advance, Loop, Together
 from bloodjax.workdir import read_json, write_text
 
 ROUNDS = 3  # timings of each, of which the fastest counts: the machine has other work too
+STEPS = 8  # of a timing, at most: a dispatch of training may be a whole epoch
 
 
 def candidates(seeds: int, batch: int) -> tuple[str, ...]:
@@ -86,7 +87,8 @@ def choose(
     if known := agreed(lambda: recorded(file, here)):
         return sweep.make(known, advance, seeds, batch)
     programs = {name: sweep.make(name, advance, seeds, batch) for name in names}
-    measured = measure(programs, length, state, orders, data) if len(names) > 1 else []
+    steps = min(length, STEPS)
+    measured = measure(programs, steps, state, orders, data) if len(names) > 1 else []
     fastest = min(measured, key=lambda row: row["ms_per_step"], default={"strategy": names[0]})
     best = agreed(lambda: fastest["strategy"])
     write_text(file, json.dumps(here | {"strategy": best, "measured": measured}, indent=1) + "\n")

@@ -1,10 +1,12 @@
 """Training states on disk: one folder per step, whole or not there, and checked when read."""
 
 import hashlib
+import json
 import logging
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from bloodjax.progress import console
 from bloodjax.workdir import naming, write_text
 
 SUMS = "sha256.txt"
+EVALUATION = "evaluation.json"
 
 
 class Damaged(ValueError):
@@ -25,10 +28,11 @@ class Damaged(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints in `folder`, of which the newest `keep` are kept.
+    """The checkpoints in `folder`, of which the newest `keep` are kept, and the best.
 
     STEP/default/ is orbax's; STEP/sha256.txt has the digests of its files, since orbax reads an
     array of which a byte has changed and says nothing: `sha256sum -c sha256.txt` checks them, too.
+    STEP/evaluation.json says how good it is, if that was found out.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -38,10 +42,20 @@ class Checkpoints:
         """The steps that there are checkpoints of, rising."""
         return sorted(int(p.name) for p in self.folder.glob("[0-9]*") if p.name.isdecimal())
 
-    def save(self, step: int, state: Any) -> None:
+    def best(self) -> int | None:
+        """The step with the lowest mean, of those evaluated as the newest of them was; or None."""
+        found = {s: e for s in self.steps() if (e := _evaluation(self.folder / str(s)))}
+        alike = [step for step, (how, _) in found.items() if how == found[max(found)][0]]
+        return min(alike, key=lambda step: found[step][1], default=None)
+
+    def save(self, step: int, state: Any, evaluation: Mapping[str, Any] | None = None) -> None:
         """Write `state`, a pytree of NumPy arrays; returns when it is on disk.
 
         With several processes process 0 does, and the others return at once.
+
+        Args:
+            evaluation: how good it is, for JSON: "values", one a seed, lower is better; all else
+                in it says how they were made.
 
         Raises:
             OSError: it cannot be written; the checkpoints before are left as they are.
@@ -55,12 +69,14 @@ class Checkpoints:
         try:
             _reserve(part / "room", sum(x.nbytes for x in jax.tree.leaves(state)))
             _write(part / "default", state)
+            if evaluation:
+                write_text(part / EVALUATION, json.dumps(evaluation, indent=1) + "\n")
             write_text(part / SUMS, _sums(part))
             part.rename(self.folder / str(step))
         except OSError:
             shutil.rmtree(part, ignore_errors=True)  # room for what is tried next
             raise
-        for old in self.steps()[: -self.keep]:
+        for old in {*self.steps()[: -self.keep]} - {self.best()}:
             gone = self.folder / f".{old}"  # half of a checkpoint must not look like one
             (self.folder / str(old)).rename(gone)
             shutil.rmtree(gone)
@@ -141,6 +157,18 @@ def _write(folder: Path, state: Any) -> None:
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder.parent)) from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _evaluation(folder: Path) -> tuple[dict[str, Any], float] | None:
+    """How a checkpoint was evaluated, and its mean; None if it was not, or that is damaged."""
+    try:
+        raw, sums = ((folder / name).read_bytes() for name in (EVALUATION, SUMS))
+    except FileNotFoundError:
+        return None
+    if f"{hashlib.sha256(raw).hexdigest()}  {EVALUATION}".encode() not in sums.splitlines():
+        return None
+    how = json.loads(raw)
+    return how, float(np.mean(how.pop("values")))
 
 
 def _sums(folder: Path) -> str:

@@ -179,7 +179,7 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """`run`, with what a user can mend said in one line."""
     args = parse(argv)
-    compilation.prepare(deterministic=False)
+    compilation.prepare(deterministic=False, precision="float32")
     try:
         run(args)
     except (ValueError, OSError) as error:

@@ -135,6 +135,20 @@ def same(what: str, value: Any) -> None:
         )
 
 
+def main_first(make: Callable[[], Any]) -> Any:
+    """`make()`, by process 0 before all others: what it downloads they find, if they share a disk.
+
+    An error of process 0 does not keep the others waiting.
+    """
+    if not is_main():
+        barrier()
+    try:
+        return make()
+    finally:
+        if is_main():
+            barrier()
+
+
 def from_main(make: Callable[[], Any], like: Any) -> Any:
     """What `make()` gives on process 0, on every process, bit for bit; the others do not call it.
 

@@ -26,6 +26,7 @@ def write(
     per_epoch: int,
     chunk: Metrics,
     speed: Mapping[str, float],
+    last: Mapping[str, Sequence[float]] | None = None,
 ) -> str:
     """Append the steps after `begin`; returns the last losses in words.
 
@@ -36,14 +37,18 @@ def write(
         chunk: each value float [seeds, steps].
         speed: "images_per_s", all seeds together, and "compile_s" if there was something to compile
             first, which that does not count.
+        last: further values of the last of these steps, one a seed.
 
     Raises:
         FloatingPointError: a value is not finite; names it, its step and its seed.
     """
     values: dict[str, float] = {}
-    for i in range(next(iter(chunk.values())).shape[1]):
+    length = next(iter(chunk.values())).shape[1]
+    for i in range(length):
         for row, seed in enumerate(seeds):
             values = {name: float(x[row, i]) for name, x in chunk.items()}
+            if last and i == length - 1:
+                values |= {name: float(x[row]) for name, x in last.items()}
             step = begin + i + 1
             for name, value in values.items():
                 if not math.isfinite(value):
@@ -93,14 +98,25 @@ class Log:
         self.write_pending()
         self.pending, self.speed = (begin, chunk, self.speed), {}
 
-    def settle(self) -> None:
-        """Have all on disk: a checkpoint must not be ahead of its metrics."""
-        self.write_pending()
+    def untimed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(*arguments)`, whose time is no part of images per second."""
+        begin = time.perf_counter()
+        result = function(*arguments)
+        self.mark += time.perf_counter() - begin
+        return result
+
+    def settle(self, evaluation: Mapping[str, Any] | None = None) -> None:
+        """Have all on disk: a checkpoint must not be ahead of its metrics.
+
+        Args:
+            evaluation: of the last step: its "values", one a seed, and their "name".
+        """
+        self.write_pending({evaluation["name"]: evaluation["values"]} if evaluation else None)
         self.file.flush()
         if hosts.is_main():
             os.fsync(self.file.fileno())
 
-    def write_pending(self) -> None:
+    def write_pending(self, last: Mapping[str, Sequence[float]] | None = None) -> None:
         if self.pending is None:
             return
         (begin, chunk, speed), self.pending = self.pending, None
@@ -109,7 +125,7 @@ class Log:
         rate = length * self.batch_size * len(self.seeds) / (time.perf_counter() - self.mark)
         self.mark = time.perf_counter()
         speed["images_per_s"] = rate
-        losses = write(self.file, self.seeds, begin, self.per_epoch, chunk, speed)
+        losses = write(self.file, self.seeds, begin, self.per_epoch, chunk, speed, last)
         self.tell(length, f"{rate:.0f} images/s  {losses}")
 
 

@@ -45,6 +45,21 @@ def images(
     return to_uint8(jax.vmap(one)(indices))
 
 
+def drawing(method: Method, options: dict[str, Any]) -> Callable[..., Array]:
+    """(params, stats, seed, indices) of one seed -> `images`, the indices spread over all devices.
+
+    Args:
+        options: the sampler's own, see the method's `sample`.
+    """
+    draw = functools.partial(method.sample, **options)
+    return sweep.over_devices(functools.partial(images, draw))
+
+
+def of_seed(state: State, s: int) -> tuple[Params, Stats, Array]:
+    """What the s-th seed's images are drawn with, on the device: average, statistics, seed."""
+    return jax.tree.map(lambda x: jnp.asarray(x[s]), (state.ema, state.stats, state.seed))
+
+
 def check(method: Method, *, count: int, chunk: int, **options: Any) -> None:
     """Refuse, before any work, what `run` could not do: ValueError naming the value."""
     if count < 1 or chunk < 1:
@@ -64,11 +79,12 @@ def run(
 
     Args:
         count: images per seed.
-        chunk: images per dispatch and device; no influence on the images.
+        chunk: images per dispatch and device. Another one is another program, whose rounding may
+            change a pixel by a grey level, and nothing else.
         options: the sampler's own, see the method's `sample`.
 
     Raises:
-        ValueError: the samples.npz that is there is no older one of this training.
+        ValueError: the samples.npz that is there is of a later step or another training.
         SystemExit: SIGINT or SIGTERM; the chunk was finished and saved first.
     """
     file, size = workdir / "samples.npz", chunk * jax.device_count()
@@ -106,15 +122,10 @@ def draw_chunks(
     method: Method, state: State, parts: Path, count: int, size: int, options: dict[str, Any]
 ) -> None:
     """Make what is missing in `parts`: SEED-START.npy of each chunk, and each SEED-trace.npy."""
-    draw = sweep.over_devices(
-        functools.partial(images, functools.partial(method.sample, **options))
-    )
+    draw = drawing(method, options)
     strip = jax.jit(functools.partial(images, functools.partial(method.trace, **options)))
 
-    @functools.lru_cache(maxsize=1)
-    def model(s: int) -> Any:
-        return jax.tree.map(lambda x: jnp.asarray(x[s]), (state.ema, state.stats, state.seed))
-
+    model = functools.lru_cache(maxsize=1)(functools.partial(of_seed, state))
     seeds, starts = range(len(state.seed)), range(0, count, size)
     chunks = {(s, start): parts / f"{s}-{start}.npy" for s in seeds for start in starts}
     made = hosts.from_main(
@@ -183,13 +194,14 @@ def is_made(file: Path, made_by: dict[str, Any]) -> bool:
     """Whether `file` holds just what is about to be made; if it holds older samples, it may go.
 
     Raises:
-        ValueError: it holds something else, which is not to be lost.
+        ValueError: it holds something else, which is not to be lost. Also samples of the newest
+            checkpoint, where those of the best are wanted: they may have taken hours.
     """
     if not file.exists():
         return False
     then = origin(file)
     if then["step"] > made_by["step"]:
-        what = f"samples after step {then['step']}, and training has come to {made_by['step']}"
+        what = f"samples after step {then['step']}, and those of step {made_by['step']} are wanted"
     elif then["step"] == made_by["step"] and then["sha256"] != made_by["sha256"]:
         what = "samples of another training"
     else:

@@ -72,16 +72,16 @@ def read_samples(workdir: Path, dataset: Dataset) -> Samples:
     return samples
 
 
-def available(features: Sequence[str]) -> list[Extractor]:
-    """The feature spaces that can be had here; the others are named on the console.
+def available(features: Sequence[str]) -> dict[str, Extractor]:
+    """The feature spaces that can be had here, by name; the others are named on the console.
 
     Raises:
         ValueError: an unknown space, or none that can be had.
     """
-    found = []
+    found = {}
     for name in ",".join(features).split(","):  # a flag's "a,b" arrives as one name
         try:
-            found.append(spaces.make(name))
+            found[name] = spaces.make(name)
         except Unavailable as error:
             console.print(f"scores go on without {name}: {error}", markup=False, soft_wrap=True)
     if not found:
@@ -89,13 +89,20 @@ def available(features: Sequence[str]) -> list[Extractor]:
     return found
 
 
-def check(*, features: Sequence[str], count: int, draws: int) -> None:
-    """Refuse, before any work, what `run` could not do: ValueError naming the value."""
+def check(*, features: Sequence[str], count: int, draws: int) -> list[str]:
+    """Refuse, before any work, what `run` could not do: ValueError naming the value.
+
+    Returns:
+        Those of `features` that can be had, on every process; weights are downloaded for it.
+    """
     if count < 2:
         raise ValueError(f"score.count={count}: expected at least 2, a covariance needs as many")
     if draws < 1:
         raise ValueError(f"score.draws={draws}: expected at least 1")
-    available(features)
+    found = hosts.main_first(lambda: available(features))
+    what = [(e.name, e.sha256, e.protocol) for e in found.values()]
+    hosts.same("feature spaces", what)
+    return list(found)
 
 
 def run(
@@ -123,8 +130,7 @@ def run(
     fakes = samples.images[:, :count]
     # twice `count`, so that the floor is measured on sets as near as can be to the score's own size
     rows = shuffled(dataset, SUBSET_SEED)[: 2 * count]
-    extractors = available(features)
-    hosts.same("feature spaces", [(e.name, e.sha256, e.protocol) for e in extractors])
+    extractors = list(available(features).values())
     judge = next((e for e in extractors if e.name == JUDGE), None) or spaces.make(JUDGE)
     judges = judge.classes == dataset.classes
     turns = len(extractors) + (judges and judge not in extractors)

@@ -1,7 +1,7 @@
 """Training: the loop that survives being stopped."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from bloodjax.methods import Method, accepts
 from bloodjax.progress import console, progress
 from bloodjax.steps import State, abstract, advance, initial, optimizer, orders, train_step
 from bloodjax.sweep import Loop, Together
+
+# A state on the host -> {"name": of the measure, "values": one float a seed, lower is better}, and
+# in what other values it has, all for JSON, how that was made.
+Evaluate = Callable[[State], Mapping[str, Any]]
 
 
 def check(
@@ -51,25 +55,35 @@ def check(
             raise ValueError(rule)
 
 
-def restore(method: Method, workdir: Path, *, seeds: Sequence[int]) -> State:
-    """The state of the last checkpoint in `workdir`, NumPy arrays with a leading seed axis.
+def restore(
+    method: Method, workdir: Path, *, seeds: Sequence[int], checkpoint: str = "newest"
+) -> State:
+    """The state of a checkpoint in `workdir`, NumPy arrays with a leading seed axis.
+
+    Args:
+        checkpoint: "newest", or "best" of those that were evaluated.
 
     Raises:
         FileNotFoundError: there is none.
-        Damaged: it is not as it was written. An older one would be another model.
+        Damaged: it is not as it was written. Another one would be another model.
     """
     checkpoints, like = Checkpoints(workdir / "checkpoints"), abstract(method, seeds)
 
-    def newest() -> State:
-        steps = checkpoints.steps()
-        if not steps:
-            raise FileNotFoundError(f"{workdir}/checkpoints is empty: train first, --mode=train")
+    def chosen() -> State:
+        if not (steps := checkpoints.steps()):
+            raise FileNotFoundError(f"{checkpoints.folder} is empty: train first, --mode=train")
+        step, remedy = steps[-1], "--mode=train makes it again from the one before"
+        if checkpoint == "best":
+            step, remedy = checkpoints.best(), "take the newest, --config.sample.checkpoint=newest"
+        if step is None:
+            raise FileNotFoundError(f"{checkpoints.folder}: none was evaluated; {remedy}")
+        console.print(f"the {checkpoint} checkpoint: step {step}")
         try:
-            return checkpoints.restore(steps[-1], like)
+            return checkpoints.restore(step, like)
         except Damaged as error:
-            raise Damaged(f"{error}: --mode=train makes it again from the one before") from None
+            raise Damaged(f"{error}: {remedy}") from None
 
-    return hosts.from_main(newest, like)
+    return hosts.from_main(chosen, like)
 
 
 def run(
@@ -88,18 +102,19 @@ def run(
     strategy: str,
     checkpoint_epochs: int,
     keep: int,
+    evaluate: Evaluate | None = None,
 ) -> State:
     """Train every seed to the end, from the last checkpoint in `workdir` if there is one.
 
     Args:
-        seeds: each is a training of its own.
-        epochs, batch_size: passes over `dataset`; images per step.
+        seeds, epochs, batch_size: a training each; passes over `dataset`; images per step.
         learning_rate, beta1, beta2: Adam's, constant.
         ema_decay: of the moving average of the parameters; 0 turns it off.
         scan_steps: steps per dispatch; 0 takes 1 on CPU, where convolutions in loops are slow, and
             a whole epoch on an accelerator, where dispatches cost more than the loop.
         strategy: how the seeds are spread over the devices: see `autotune.expand`.
         checkpoint_epochs, keep: epochs between checkpoints, the end is always one; how many stay.
+        evaluate: how good is each of these? The best one stays, too.
 
     Returns:
         The final state, NumPy arrays with a leading seed axis.
@@ -134,12 +149,21 @@ def run(
             for done, held in dispatches(program, state, shuffle, data, epochs, length, log):
                 # A signal after this line waits for the next step; all stop at the same one.
                 leaving = hosts.largest(stopped[0] if stopped else 0)
-                if leaving or done % (per_epoch * checkpoint_epochs) == 0 or done == total:
-                    log.settle()
-                    checkpoints.save(done, check_finite(program.fetch(held), done))
+                regular = done % (per_epoch * checkpoint_epochs) == 0 or done == total
+                if leaving or regular:
+                    save(checkpoints, program.fetch(held), log, evaluate if regular else None)
                 if leaving:
                     leave(leaving, f"step {done} of {total} is saved")
     return program.fetch(held)
+
+
+def save(
+    checkpoints: Checkpoints, state: State, log: metrics.Log, evaluate: Evaluate | None
+) -> None:
+    """Evaluate `state`, if it is to be, and write it, its metrics first."""
+    found, step = log.untimed(evaluate, state) if evaluate else None, int(state.step[0])
+    log.settle(found)
+    checkpoints.save(step, check_finite(state, step), found)
 
 
 def dispatches(

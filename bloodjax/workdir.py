@@ -2,14 +2,15 @@
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import platform
 import socket
 import subprocess
-import threading
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from bloodjax import hosts
 from bloodjax.data import Dataset
 from bloodjax.progress import console
 
-# Groups that say how a run is shown, not what it is: they may change between two commands.
-SHOWN = ("report", "log")
+# What a run takes, not what it is: these keys may change between two commands.
+FREE = ("train.checkpoint_epochs", "train.evaluate", "train.keep", "sample.chunk")
+STALE = 86_400  # seconds after which nobody is still writing a file
 REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -59,9 +61,8 @@ def lock(workdir: Path) -> Iterator[None]:
     """Keep other processes out of `workdir`, which is made if it is not there, during the block.
 
     By flock, which ends with the process however it ends. Where the file system has no locks, as
-    some network file systems have none, it says so and goes on.
-
-    Of several processes of one run, process 0 holds it.
+    some network file systems have none, it says so and goes on. Of several processes of one run,
+    process 0 holds it.
 
     Raises:
         BlockingIOError: another process is in there; names it.
@@ -94,34 +95,11 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def claim(workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: str = "") -> None:
-    """Make `workdir` the folder of this run, or go on with it; writes config.json.
-
-    Args:
-        config: the resolved configuration: groups of plain values.
-        dataset: what the run is about.
-        free: one further group that may differ from the last command's, e.g. "sample".
-
-    Raises:
-        ValueError: the folder belongs to a run with another configuration or other data.
-    """
-    about = {
-        "name": dataset.name,
-        "digest": dataset.digest,
-        "n": len(dataset.images),
-        "shape": list(dataset.images.shape[1:]),
-        "classes": list(dataset.classes),
-    }
-    now = json.loads(json.dumps({"config": config, "dataset": about}))
-    now["environment"] = environment()
+    """Make `workdir` the folder of this run, or go on with it (see `compare`): config.json."""
     file = workdir / "config.json"
+    now = {**described(config, dataset), "environment": environment()}
     if file.exists():
-        then = read_json(file)
-        differs = list(differences(then, now, free))
-        if differs:
-            raise ValueError(
-                f"{workdir} belongs to another run: {'; '.join(differs)}. Use another --workdir or "
-                "the same config; --mode=sample and --mode=score may change their own group."
-            )
+        then = compare(workdir, config, dataset, free)
         begun, goes_on = (about["environment"]["jaxlib"] for about in (then, now))
         if begun != goes_on:
             console.print(
@@ -132,6 +110,47 @@ def claim(workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: str 
     write_text(file, json.dumps(now, indent=1) + "\n")
 
 
+def compare(
+    workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: str = ""
+) -> dict[str, Any]:
+    """What config.json in `workdir` says, if it is this run's; writes nothing.
+
+    Args:
+        config: the resolved configuration: groups of plain values.
+        dataset: what the run is about.
+        free: one group that may differ from the last command's, e.g. "sample".
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: it belongs to a run with another configuration or other data.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{file} is missing: no run was made in this folder; name another by --workdir, or "
+            "make the run first"
+        )
+    then = read_json(file)
+    if differs := list(differences(then, described(config, dataset), free)):
+        raise ValueError(
+            f"{workdir} belongs to another run: {'; '.join(differs)}. Use another --workdir or "
+            "the same config; --mode=sample and --mode=score may change their own group."
+        )
+    return then
+
+
+def described(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """What a run is, as JSON has it."""
+    about = {
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "n": len(dataset.images),
+        "shape": list(dataset.images.shape[1:]),
+        "classes": list(dataset.classes),
+    }
+    return json.loads(json.dumps({"config": config, "dataset": about}))
+
+
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], free: str) -> Iterator[str]:
     """What of the configuration and the data set is not the same, one phrase per key.
 
@@ -140,7 +159,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any], free: str) -> I
     old, new = flatten(then["config"]), flatten(now["config"])
     for key in sorted(old.keys() | new.keys()):
         same = old.get(key) == new.get(key)
-        if not same and key.split(".")[0] not in (*SHOWN, free, "data"):
+        if not same and key not in FREE and key.split(".")[0] not in (free, "data"):
             yield f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
     if then["dataset"]["digest"] != now["dataset"]["digest"]:
         names = (f"{d['dataset']['name']} {d['dataset']['digest'][:8]}" for d in (then, now))
@@ -183,16 +202,26 @@ def explain(error: OSError) -> str:
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """A path to write to that becomes `file` when the block ends well, and vanishes when not."""
-    # the thread's number, one in the system: several processes may write the same file of a cache
-    part = file.with_name(f".{file.name}.{threading.get_native_id()}.part")
+    # a name of its own: several hosts may share a cache, and write the same file of it
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
     try:
         with naming(file):
             yield part
+            clear(file.parent)
             with part.open("rb+") as written:
                 os.fsync(written.fileno())
             os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
+
+
+@functools.cache  # once in a process: a folder may have thousands of files
+def clear(folder: Path) -> None:
+    """Remove what killed processes left half-written: `STALE` older than what is written now."""
+    with suppress(OSError):  # it is in nobody's way
+        dates = {part: part.stat().st_mtime for part in folder.glob(".*.part")}
+        for part in (part for part, date in dates.items() if date < max(dates.values()) - STALE):
+            part.unlink(missing_ok=True)
 
 
 def write_text(file: Path, text: str) -> None:

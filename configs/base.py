@@ -32,10 +32,16 @@ def base(name: str) -> ConfigDict:
                 "strategy": "auto",  # name in bloodjax/sweep.py; loop,vmap takes the faster one
                 "checkpoint_epochs": 1,
                 "keep": 2,  # newest checkpoints: should one be damaged, there is another
+                # Images per seed drawn and scored by FD-BloodNet at each of these, which takes as
+                # long as sampling so many; the best checkpoint is then kept, too. 0: none.
+                "evaluate": 0,
             },
             "sample": {
                 "count": 10_000,  # the paper's
-                "chunk": 250,  # images per dispatch and device: memory, nothing else
+                "checkpoint": "newest",  # the paper's; or best, by train.evaluate
+                # Images per dispatch and device, which takes memory. Another number is another
+                # program, which may round a pixel to the next grey level.
+                "chunk": 250,
             },
             "score": {
                 # feature spaces, see bloodjax/features; "inception:clean" is another protocol

@@ -36,6 +36,32 @@ def test_a_file_that_does_not_fit_is_as_it_was_and_is_named(tmp_path):
     assert str(tmp_path / "x.json") in said and "ulimit -f" in said
 
 
+def test_two_writers_of_a_file_do_not_meet(tmp_path):
+    """Also not in two containers, where processes and threads may have the same numbers."""
+    file = tmp_path / "x"
+    with workdir.replacing(file) as last, workdir.replacing(file) as first:
+        for part in (last, first):
+            part.write_text("last" if part is last else "first")
+    assert file.read_text() == "last"
+    assert contents(tmp_path) == {Path("x"): b"last"}
+
+
+def test_a_file_may_be_read_by_those_who_may_read_others(tmp_path):
+    workdir.write_text(tmp_path / "x", "")
+    (tmp_path / "y").touch()
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "y").stat().st_mode
+
+
+def test_what_killed_processes_left_half_written_goes_after_a_day(tmp_path):
+    old, fresh = (tmp_path / f".x.{i}.part" for i in (1, 2))
+    for part in (old, fresh):
+        part.touch()
+    then = fresh.stat().st_mtime - 25 * 3600
+    os.utime(old, (then, then))
+    workdir.write_text(tmp_path / "x", "")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [fresh.name, "x"]
+
+
 @pytest.mark.parametrize("number", workdir.REMEDIES)
 def test_the_remedy_is_in_the_line(number):
     said = workdir.explain(OSError(number, os.strerror(number), "runs/x/file"))
@@ -173,7 +199,7 @@ def test_samples_of_a_later_step_are_not_overwritten_those_of_an_earlier_are(tmp
     now = state("vae")
     later = now._replace(step=now.step + 5)
     sample.run(method(), later, tmp_path / "run", count=11, chunk=4)
-    with pytest.raises(ValueError, match="samples after step 5, and training has come to 0"):
+    with pytest.raises(ValueError, match="samples after step 5, and those of step 0 are wanted"):
         sample.run(method(), now, tmp_path / "run", count=11, chunk=4)
     sample.run(method(), later._replace(step=now.step + 6), tmp_path / "run", count=11, chunk=4)
     with np.load(tmp_path / "run" / "samples.npz") as file:
@@ -230,9 +256,11 @@ def test_a_half_line_is_dropped_and_a_damaged_one_is_named(tmp_path, capsys):
 def test_metrics_that_need_no_change_are_not_touched(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n')
-    before = file.stat().st_mtime_ns
+    before = file.stat().st_ino  # what replaces it is another file
     metrics.trim(file, 1)
-    assert file.stat().st_mtime_ns == before
+    assert file.stat().st_ino == before
+    metrics.trim(file, 0)
+    assert file.stat().st_ino != before
     metrics.trim(tmp_path / "none", 1)
     assert not (tmp_path / "none").exists()
 
@@ -328,11 +356,35 @@ def test_the_program_meets_a_full_disk_and_goes_on_without_it(launch, tmp_path):
     }
 
 
+OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "", "BLOODJAX_INCEPTION": ""}
+
+
 def test_the_program_refuses_a_workdir_in_use_but_reports(launch, tmp_path):
-    with workdir.lock(tmp_path / "run"):
-        done = launch(tmp_path / "run")
-    assert_one_line(done, f"in use by process {os.getpid()}", "--workdir")
-    assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
+    run, options = tmp_path / "run", ["--config.score.features=bloodnet,inception"]
+    offline = OFFLINE | {"TORCH_HOME": str(tmp_path)}
+    made = launch(run, *options, **offline)
+    assert made.returncode == 0, made.stderr
+    assert made.stderr.count("scores go on without inception") == 1, "looked for once"
+    config = json.loads((run / "config.json").read_text())
+    assert config["config"]["score"]["features"] == ["bloodnet,inception"], "as it was asked for"
+    config["environment"]["device"] = "of the training"
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "report" / "index.html").unlink()
+    with workdir.lock(run):
+        before = contents(run)
+        refused = launch(run, *options, **offline)
+        reported = launch(run, "--mode=report", *options)
+    assert_one_line(refused, f"in use by process {os.getpid()}", "--workdir")
+    assert reported.returncode == 0, reported.stderr
+    after = contents(run)
+    assert "of the training" in after.pop(Path("report/index.html")).decode()
+    assert after == before, "a report changes nothing else"
+
+
+def test_the_program_reports_no_run_that_there_is_not(launch, tmp_path):
+    done = launch(tmp_path / "rum", "--mode=report")
+    assert_one_line(done, f"{tmp_path}/rum/config.json is missing", "--workdir")
+    assert not (tmp_path / "rum").exists()
 
 
 def test_the_program_cannot_write_to_its_workdir(launch, tmp_path):

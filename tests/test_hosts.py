@@ -6,14 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from bloodjax import autotune, hosts, methods, train
+from bloodjax import autotune, checkpoint, hosts, methods, score, train
 
 ROOT = Path(__file__).parent.parent
 SMALL = {  # tiny, and with few steps where a unit may be on either side of its kink: a few such
@@ -32,8 +32,9 @@ SHORT = [
     "--config.sample.count=30",
     "--config.sample.chunk=2",
     "--config.score.count=30",
+    "--config.score.draws=1",
 ]
-DEAD = 60  # seconds in which the others must have noticed
+DEAD = 60  # seconds in which the others must have noticed, from when the dead one is gone
 HUNG = 240  # seconds after which a test gives up
 
 
@@ -42,11 +43,13 @@ def start(cells, tmp_path_factory):
     """Starts launch.py with so many fake devices; what still runs at the end is killed."""
     cache, running = tmp_path_factory.mktemp("xla"), []
 
-    def one(name, folder, *arguments, devices, found=()):
-        command = [sys.executable, "launch.py", f"--config=configs/{name}.py:quick", *SMALL[name]]
-        command += [*SHORT, f"--config.data.path={cells}", f"--workdir={folder}", *arguments]
+    def one(name, folder, *arguments, devices, found=(), stop=None):
+        command = [sys.executable, *(["tests/stopped.py", stop] if stop else ["launch.py"])]
+        command += [f"--config=configs/{name}.py:quick", *SMALL[name], *SHORT]
+        command += [f"--config.data.path={cells}", f"--workdir={folder}", *arguments]
         flags = f"--xla_force_host_platform_device_count={devices}"
         own = {
+            "PYTHONPATH": str(ROOT),
             "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -69,9 +72,12 @@ def start(cells, tmp_path_factory):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that the system gives to whoever asks for any, so that nobody gets it now."""
+    for port in map(int, np.random.default_rng().permutation(np.arange(20_000, 32_000))):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    pytest.fail("no port is free")
 
 
 @pytest.fixture
@@ -94,13 +100,17 @@ def pair(start):
 
 @pytest.fixture
 def slurm(start):
-    """Two processes that JAX finds by what SLURM would tell them; the port comes from the job."""
+    """Two processes that JAX finds by what SLURM would tell them; the port comes from the job.
 
-    def both(*run):
+    `stop` is when the second is to stop itself, as stopped.py takes it.
+    """
+
+    def both(*run, stop=None):
         step = {"SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
         job = {**step, "SLURM_JOB_ID": "7", "JAX_COORDINATOR_PORT": str(free_port())}
         found = [{**job, "SLURM_PROCID": str(i)} for i in (0, 1)]
-        return [start(*run, devices=4, found=each) for each in found]
+        stops = None, stop
+        return [start(*run, devices=4, found=found[i], stop=stops[i]) for i in (0, 1)]
 
     return both
 
@@ -116,14 +126,6 @@ def succeed(*processes):
     codes, said = zip(*map(ended, processes), strict=True)
     assert set(codes) == {0}, "\n\n".join(said)
     return said
-
-
-def appears(file, *processes):
-    deadline = time.monotonic() + HUNG
-    while not file.exists():
-        assert all(p.poll() is None for p in processes), processes[0].log.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def state(folder, seeds):
@@ -153,6 +155,8 @@ def check_alike(one, two, seeds, steps):
     assert [(m["step"], m["seed"]) for m in lines] == [
         (t, s) for t in range(1, steps + 1) for s in seeds
     ]
+    x, y = (checkpoint.Checkpoints(folder / "checkpoints") for folder in (one, two))
+    assert x.best() == y.best()
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
     kept = [sorted(p.name for p in (folder / "checkpoints").iterdir()) for folder in (one, two)]
     assert kept[0] == kept[1]
@@ -174,29 +178,26 @@ def test_two_processes_are_as_one(alone, pair, tmp_path):
 def test_stopped_or_killed_it_goes_on_where_it_was(alone, slurm, tmp_path):
     """Three seeds of the VAE, each process with its own ones, found as under SLURM."""
     one, two, seeds = tmp_path / "one", tmp_path / "two", [4, 2, 9]
-    run = ["--config.seeds=4,2,9", "--config.train.epochs=6"]
+    run = ["--config.seeds=4,2,9", "--config.train.epochs=3"]
+    run += ["--config.train.evaluate=20", "--config.sample.checkpoint=best"]
 
     # A signal that reaches one of them stops both after the same step.
-    stopped = slurm("vae", two, *run)
-    appears(two / "checkpoints" / "4", *stopped)
-    stopped[1].send_signal(signal.SIGTERM)
+    stopped = slurm("vae", two, *run, stop=f"step:6:0:{int(signal.SIGTERM)}")
     assert [ended(process)[0] for process in stopped] == [143, 143]
     done = [json.loads(line)["step"] for line in (two / "metrics.jsonl").read_text().splitlines()]
-    saved = max(int(p.name) for p in (two / "checkpoints").iterdir())
-    assert 4 <= saved < 20, "it was too fast to stop"
-    assert sorted(done) == sorted([*range(1, saved + 1)] * 3)
+    assert sorted(done) == sorted([*range(1, 7)] * 3)
+    assert (two / "checkpoints" / "6").exists()
 
     # Killed, it ends the other with an error, which does not wait for ever.
-    killed = slurm("vae", two, *run)
-    appears(two / "checkpoints" / f"{saved // 4 * 4 + 4}", *killed)
-    killed[1].kill()
+    killed = slurm("vae", two, *run, stop=f"step:4:0:{int(signal.SIGKILL)}")
+    assert ended(killed[1])[0] == -signal.SIGKILL
     code, said = ended(killed[0], DEAD)
     assert code not in (0, 143), said
-    assert not (two / "samples.npz").exists(), "it was too fast to kill"
+    assert (two / "checkpoints" / "8").exists() and not (two / "checkpoints" / "12").exists()
 
     succeed(*slurm("vae", two, *run))
     succeed(alone("vae", one, *run))
-    check_alike(one, two, seeds, steps=24)
+    check_alike(one, two, seeds, steps=12)
 
 
 def test_processes_that_were_started_differently_refuse(pair, tmp_path):
@@ -242,6 +243,30 @@ def test_num_processes_1_is_alone_whatever_started_it(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     hosts.start(None, 1, None)
     assert (hosts.count(), hosts.is_main()) == (1, True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("main", [True, False])
+def test_process_0_goes_first_and_never_keeps_the_others_waiting(monkeypatch, main, fails):
+    done = []
+
+    def make():
+        done.append("make")
+        return 1 / (not fails)
+
+    monkeypatch.setattr(hosts, "is_main", lambda: main)
+    monkeypatch.setattr(hosts, "barrier", lambda: done.append("barrier"))
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        assert hosts.main_first(make) == 1
+    assert done == (["make", "barrier"] if main else ["barrier", "make"])
+
+
+def test_feature_spaces_are_compared_before_any_work(monkeypatch):
+    compared = []
+    monkeypatch.setattr(hosts, "same", lambda what, value: compared.append((what, value)))
+    assert score.check(features=("bloodnet",), count=30, draws=1) == ["bloodnet"]
+    ((what, ((name, *_),)),) = compared
+    assert (what, name) == ("feature spaces", "bloodnet")
 
 
 def test_several_processes_have_only_the_strategies_of_all_devices(monkeypatch):

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import cells as few
 
 from bloodjax import data, workdir
+from configs.base import base
 
 ROOT = Path(__file__).parent.parent
 TINY = {  # each method's quick job, made tiny
@@ -109,6 +111,25 @@ def test_a_workdir_of_another_run_is_refused_with_the_keys_that_differ(launch, t
         assert samples["images"].shape[1] == 10
 
 
+def test_what_a_run_takes_may_change_and_what_it_is_may_not(tmp_path):
+    config = {name: group for name, group in base("x").to_dict().items() if name != "name"}
+
+    def changed(key, value):
+        group, name = key.split(".")
+        assert name in config[group]
+        return config | {group: config[group] | {name: value}}
+
+    workdir.claim(tmp_path, config, few())
+    for key in ("sample.chunk", "train.keep", "train.checkpoint_epochs", "train.evaluate"):
+        now = json.loads(json.dumps(changed(key, 9)))
+        workdir.claim(tmp_path, now, few())
+        assert json.loads((tmp_path / "config.json").read_text())["config"] == now
+        workdir.claim(tmp_path, config, few())
+    for key in ("train.epochs", "sample.count", "sample.checkpoint"):
+        with pytest.raises(ValueError, match=f"belongs to another run: {key} was"):
+            workdir.claim(tmp_path, changed(key, 9), few())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -124,6 +145,7 @@ def test_a_workdir_of_another_run_is_refused_with_the_keys_that_differ(launch, t
         (["--config.seeds=1,1"], "seeds=(1, 1)"),
         (["--config.precision=half"], "expected one of float32, tf32, bfloat16"),
         (["--config.train.epochs=many"], "epochs"),
+        (["--config.sample.checkpoint=best"], "--config.train.evaluate=1000"),
     ],
 )
 def test_a_mistake_is_said_at_once_in_one_line(launch, tmp_path, arguments, words):

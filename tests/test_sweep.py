@@ -226,6 +226,20 @@ def test_the_fastest_is_taken_and_taken_again(tmp_path, monkeypatch, capsys):
     assert json.loads(file.read_text()) == record and capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("length", "timed"), [(134, 8), (2, 2)])
+def test_an_epoch_in_a_dispatch_is_not_an_epoch_to_time(tmp_path, monkeypatch, length, timed):
+    seen = []
+
+    def measure(programs, length, *_):
+        seen.append(length)
+        return [{"strategy": name, "ms_per_step": 1.0, "compile_s": 1.0} for name in programs]
+
+    monkeypatch.setattr(autotune, "measure", measure)
+    arguments = start("vae", (0, 1), 8)
+    autotune.choose("loop,vmap", advance("vae"), tmp_path / "s.json", length, *arguments)
+    assert seen == [timed]
+
+
 @pytest.mark.parametrize(("key", "value"), [("devices", 8), ("backend", "gpu"), ("seeds", 3)])
 def test_on_another_machine_it_is_measured_again(tmp_path, monkeypatch, capsys, key, value):
     file = tmp_path / "s.json"

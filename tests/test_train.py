@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import threading
-import time
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from small import cells, method
 
-from bloodjax import compilation, methods, metrics, steps, train
+from bloodjax import methods, metrics, steps, train
 from bloodjax.checkpoint import Checkpoints
 from bloodjax.images import to_float
 
@@ -201,19 +200,36 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, cap
     equal(straight, train.restore(method(), tmp_path / "run", seeds=(0,)))
 
 
-def test_compilation_is_no_part_of_images_per_second(tmp_path, monkeypatch, capsys):
-    ahead = compilation.ahead
+def test_images_per_second_are_of_training_alone(tmp_path, monkeypatch, capsys):
+    clock, told = [100.0], []
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
 
-    def slow(*arguments):
-        time.sleep(2)
-        return ahead(*arguments) + 2
+    def passes(seconds, result=None):
+        clock[0] += seconds
+        return result
 
-    monkeypatch.setattr(compilation, "ahead", slow)
-    run(tmp_path)
+    chunk = {"a_loss": np.zeros((2, 3))}  # two seeds, three steps: 96 images
+    with metrics.appending(tmp_path / "metrics.jsonl") as file:
+        log = metrics.Log(file, lambda *said: told.append(said), lambda x: x, (0, 1), 3, 16)
+        log.compiled(passes(30, 30.0))
+        passes(4)
+        log.follow(0, chunk)
+        passes(2)
+        log.follow(3, chunk)  # writes the first: 96 images in 6 s
+        passes(8)
+        found = log.untimed(passes, 50, {"name": "fd", "values": [3.5, 4.5]})
+        log.settle(found)  # writes the second: in 8 s
     rows = lines(tmp_path)
-    assert rows[0]["compile_s"] > 2 and not any("compile_s" in row for row in rows[1:])
-    assert rows[0]["images_per_s"] > 16, "two steps of 16 images take less than a second"
-    assert "training compiled in 2." in capsys.readouterr().err
+    assert [row["images_per_s"] for row in rows] == [16.0] * 6 + [12.0] * 6
+    assert [row.get("compile_s") for row in rows] == [30.0] * 6 + [None] * 6
+    assert [row.get("fd") for row in rows] == [None] * 10 + [3.5, 4.5], "of the last step"
+    assert "training compiled in 30.0 s" in capsys.readouterr().err
+    assert [length for length, _ in told] == [3, 3]
+
+
+def test_seconds_of_compiling_are_in_the_rows_that_it_came_before(tmp_path):
+    run(tmp_path)
+    assert ["compile_s" in row for row in lines(tmp_path)] == [True] + [False] * 5
 
 
 def test_lines_of_a_process_that_died_before_it_saved_are_dropped(tmp_path):
