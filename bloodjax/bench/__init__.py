@@ -1,0 +1,1 @@
+"""The comparison with PyTorch: the only folder that may import torch, and nothing needs it."""
