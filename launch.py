@@ -1,5 +1,6 @@
 """Train, sample, score and report: python launch.py --config=configs/ddpm.py"""
 
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bloodjax import (
     train,
     workdir,
 )
+from bloodjax.bench import speed
 from bloodjax.data import Dataset
 from bloodjax.interrupt import stop_at_once
 from bloodjax.methods import Method
@@ -33,8 +35,8 @@ CONFIG = config_flags.DEFINE_config_file(
 MODE = flags.DEFINE_enum(
     "mode",
     "run",
-    ["run", "train", "sample", "score", "report", "doctor"],
-    "one stage or all of them; doctor says what this machine has",
+    ["run", "train", "sample", "score", "report", "benchmark", "doctor"],
+    "one stage or all of them; benchmark times it beside PyTorch; doctor says what is here",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "where the files go (default runs/<config name>)")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several hosts")
@@ -65,6 +67,8 @@ def main(argv: list[str]) -> None:
         workdir.compare(folder, config, dataset)
         if hosts.is_main():
             report.run(folder, dataset)
+    elif MODE.value == "benchmark":
+        benchmark(config, dataset, folder)
     else:
         scored = MODE.value in ("run", "score")
         spaces = score.check(**config["score"]) if scored else []  # may download weights
@@ -96,6 +100,20 @@ def work(
         score.run(folder, dataset, **config["score"] | {"features": spaces})
     if mode == "run" and hosts.is_main():
         report.run(folder, dataset)
+
+
+def benchmark(config: dict[str, Any], dataset: Dataset, folder: Path) -> None:
+    """Time the method's parts and its quick job beside PyTorch."""
+    speed.check(**config["bench"])
+    file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+    job = [sys.executable, __file__, f"--config={file}:quick"]
+    job += [f"--config.data.path={config['data']['path']}"] if config["data"]["path"] else []
+    options = {k: v for k, v in sampler(config).items() if k not in ("count", "chunk")}
+    if "steps" in options:
+        options |= {"steps": 50, "eta": 0.0}  # DDIM: all 1000 take minutes an image on a CPU
+    parts = {name: config[name] for name in ("method", "train")}
+    with workdir.lock(folder):
+        speed.run(folder, dataset, **parts, sampler=options, job=job, **config["bench"])
 
 
 def start(argv: list[str]) -> int | None:

@@ -49,6 +49,12 @@ def base(name: str) -> ConfigDict:
                 "count": 10_000,  # real images to compare with: the paper's
                 "draws": 5,  # of the real images for one model's σ: the paper's five
             },
+            "bench": {  # --mode=benchmark
+                "torch_python": "",  # PyTorch's interpreter; empty: this one
+                "batches": (32, 128, 512),  # sizes of the training step
+                "repeats": 5,  # windows of each contestant, taken in turns
+                "quick": False,  # batches of 128 alone, and nothing that takes minutes
+            },
         }
     )
 

@@ -8,9 +8,10 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 import jax  # noqa: E402 after the flags
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-from small import inception_state, write_medmnist, write_safetensors  # noqa: E402
+from small import write_medmnist  # noqa: E402
 
 from bloodjax import data  # noqa: E402
+from bloodjax.bench.inception_weights import random_state, write_safetensors  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,7 +46,7 @@ def noise(tmp_path_factory):
 @pytest.fixture(scope="session")
 def state():
     """Random weights of InceptionV3 in torch's layout."""
-    return inception_state()
+    return random_state()
 
 
 @pytest.fixture(scope="session")

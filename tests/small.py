@@ -1,6 +1,5 @@
 """Models and data so small that a test trains them in seconds."""
 
-import json
 import resource
 from contextlib import contextmanager
 
@@ -9,7 +8,6 @@ import pytest
 
 from bloodjax import methods
 from bloodjax.data import Dataset
-from bloodjax.features.inception.weights import CONVS
 
 LIBRARIES = []  # torch forgets what it is told of a library when that is collected
 DIRECTORY = b"PK\1\2"  # how the entry of a member begins in the directory of a zip file
@@ -65,40 +63,6 @@ def file_limit(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def inception_state(seed=0):
-    """Weights for InceptionV3 under which activations neither vanish nor explode, in torch's
-    names and layout: NumPy's PCG64 gives the same everywhere."""
-    rng = np.random.default_rng(seed)
-    state = {}
-    for name, (out, into, h, w) in CONVS.items():
-        scale = (2 / (into * h * w)) ** 0.5  # He et al. (2015)
-        drawn = {
-            "conv.weight": rng.standard_normal((out, into, h, w), np.float32) * np.float32(scale),
-            "bn.weight": rng.uniform(0.8, 1.2, out),
-            "bn.bias": rng.normal(0, 0.1, out),
-            "bn.running_mean": rng.normal(0, 0.1, out),
-            "bn.running_var": rng.uniform(0.5, 1.5, out),
-        }
-        state |= {f"{name}.{key}": value.astype(np.float32) for key, value in drawn.items()}
-    state["fc.weight"] = rng.standard_normal((1008, 2048), np.float32) * np.float32(2048**-0.5)
-    state["fc.bias"] = rng.normal(0, 0.1, 1008).astype(np.float32)
-    return state
-
-
-def write_safetensors(file, state):
-    """A weight file that needs neither torch nor safetensors."""
-    header, at = {}, 0
-    for name, array in state.items():
-        ends = [at, at + array.nbytes]
-        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": ends}
-        at = ends[1]
-    text = json.dumps(header).encode()
-    with open(file, "wb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for array in state.values():
-            out.write(array.tobytes())
 
 
 def torch_with_torchvision():

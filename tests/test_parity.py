@@ -186,7 +186,8 @@ def twins(torch):
 def test_twin_repeats_step_and_samples(written, twins, name, shape, tuned):
     worst = twins.check(written(name, shape), fused=tuned, channels_last=tuned)
     assert set(worst) == GROUPS and max(worst.values()) <= twins.BOUND == 1e-5
-    assert all(worst[group] > 0 for group in GROUPS - {"statistics"})  # of other sums
+    # Of other sums, so not the same bits; samples of one channel may be.
+    assert all(worst[group] > 0 for group in GROUPS - {"statistics", "samples"})
     assert (worst["statistics"] > 0) == (name == "gan")
 
 

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from bloodjax import methods
-from bloodjax import train as steps
+from bloodjax import methods, steps
 from bloodjax.images import to_float, to_uint8
 from bloodjax.methods import Method
 from bloodjax.randomness import Purpose, batch_normal, key_at

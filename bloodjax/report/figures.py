@@ -146,3 +146,24 @@ def draw_loss(axes: Axes, name: str, seeds: dict[int, np.ndarray]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, frameon=False, fontsize=8)
+
+
+def draw_speed(rows: list[dict[str, Any]]) -> bytes:
+    """Benchmark rows as bars: each contestant's speed over that of its fastest rival."""
+    rows = [row for row in rows if row["ratio"] and row["task"] != "matmul"]
+    tasks = list(dict.fromkeys((row["task"], row["batch"]) for row in rows))
+    figure = Figure((6.4, 0.24 * (len(rows) + 2 * len(tasks)) + 0.8), dpi=DPI, layout="constrained")
+    axes, names = figure.subplots(), []
+    for task, batch in tasks:
+        names.append(f"{task} {batch or ''}".strip().upper())
+        for row in (row for row in rows if (row["task"], row["batch"]) == (task, batch)):
+            color = SERIES[0] if row["framework"] == "JAX" else SERIES[1]
+            axes.barh(len(names), row["ratio"], color=color, height=0.8)
+            axes.text(row["ratio"], len(names), f" {row['ratio']:.2f}", va="center", size=8)
+            names.append(f"{row['framework']} {row['variant']} {row['precision']}")
+    axes.axvline(1.0, color=INK, linewidth=0.8)
+    axes.set_xlabel("speed over that of the fastest rival", color=MUTED, size=9)
+    axes.set_yticks(range(len(names)), names, size=8)
+    axes.invert_yaxis()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return png(figure)

@@ -1,0 +1,130 @@
+"""Contestants that take turns: each in a process of its own, timed in windows."""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+import bloodjax
+
+ROOT = Path(bloodjax.__file__).parent.parent
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT),
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # peaks are of what is used
+    # Both compile as on a first day.
+    "JAX_ENABLE_COMPILATION_CACHE": "0",
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+}
+WINDOW = 1.0  # seconds of work between two looks at the clock, or one unit if that takes longer
+
+
+class Failed(Exception):
+    """A contestant that could not do its job; the last line that it said."""
+
+
+@dataclass
+class Contestant:
+    """One way to do a task.
+
+    Attributes:
+        side: who does it: the module `bloodjax.bench.<side>_side` prepares the job.
+        variant: how, e.g. "channels_last".
+        job: what is to be prepared, plain values.
+        python: its interpreter.
+        about: what it said of itself when it was ready.
+        first_s: seconds of the first unit.
+        times: seconds of a unit, one per window.
+        peak_bytes: the most memory that it held.
+    """
+
+    side: str
+    variant: str
+    job: dict[str, Any]
+    python: str
+    about: dict[str, Any] = field(default_factory=dict)
+    first_s: float = 0.0
+    times: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    process: subprocess.Popen[str] | None = None
+    said: IO[str] | None = None
+
+    def start(self) -> None:
+        """Start the process and have it do its first unit.
+
+        Raises:
+            Failed: it ended instead.
+        """
+        self.said = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [self.python, "-m", f"bloodjax.bench.{self.side}_side"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.said,
+            env=os.environ | ENVIRONMENT,
+            text=True,
+        )
+        self.about = self.ask(json.dumps(self.job | {"variant": self.variant}))
+        self.first_s = self.about.pop("first_s")
+
+    def ask(self, line: object) -> dict[str, Any]:
+        """The answer to a line, see `serve.serve`."""
+        try:
+            print(line, file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            code = self.process.wait()
+            self.said.seek(0)
+            lines = self.said.read().strip().splitlines()
+            self.end()
+            raise Failed(lines[-1] if lines else f"ended with exit code {code}") from None
+
+    def end(self) -> None:
+        """End the process, if it is there."""
+        if self.process and not self.said.closed:
+            self.process.kill()
+            self.process.communicate()
+            self.said.close()
+
+
+def compare(
+    contestants: Sequence[Contestant], repeats: int, advance: Callable[..., None]
+) -> dict[int, str]:
+    """Time the contestants in turns, `repeats` windows each, in a new order in every round.
+
+    So that what else the machine does meets all of them alike. Their processes live side by side,
+    idle but for the one whose turn it is.
+
+    Args:
+        advance: called after each window.
+
+    Returns:
+        index -> why that contestant could not take part.
+    """
+    failed: dict[int, str] = {}
+    units: dict[int, int] = {}
+    for i, contestant in enumerate(contestants):
+        try:
+            contestant.start()
+            warm = contestant.ask(1)["seconds"]
+            units[i] = max(1, round(WINDOW / warm))
+        except Failed as error:
+            failed[i] = str(error)
+    try:
+        order = np.random.default_rng(0)
+        for _ in range(repeats):
+            for i in order.permutation(list(units)).tolist():
+                seconds = contestants[i].ask(units[i])["seconds"]
+                contestants[i].times.append(seconds / units[i])
+                advance(1, f"{contestants[i].side} {contestants[i].variant}")
+        for i in units:
+            contestants[i].peak_bytes = contestants[i].ask("")["peak_bytes"]
+    finally:
+        for contestant in contestants:
+            contestant.end()
+    return failed

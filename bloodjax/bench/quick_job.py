@@ -1,0 +1,113 @@
+"""Time to score: the whole quick job from the start of a process, by both frameworks."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bloodjax import methods, score
+from bloodjax.bench import results
+from bloodjax.bench.contest import ENVIRONMENT, Contestant
+from bloodjax.bench.parity import flatten
+from bloodjax.data import Dataset
+from bloodjax.steps import initial, optimizer
+from bloodjax.workdir import read_json
+
+SECONDS = 0.05  # between two looks whether the samples are there
+
+
+def compare(
+    job: Sequence[str], torch_python: str, threads: int, dataset: Dataset, folder: Path
+) -> list[results.Row]:
+    """The rows of both frameworks, each job done once.
+
+    JAX's is the command itself. PyTorch's trains and samples with the same settings from the same
+    first weights, tuned but not compiled. What follows, scoring and the report, it has no program
+    for: it counts for as long as in JAX's job. Each row's "score" is what its samples get.
+
+    Args:
+        job: the command, without its --workdir.
+        torch_python: an interpreter with torch.
+        threads: of PyTorch.
+        dataset: what the samples are scored against.
+        folder: for the files; holds images.npy.
+    """
+    own, whole = jax_job(job, folder / "jax")
+    config = read_json(folder / "jax" / "config.json")["config"]
+    scored = read_json(folder / "jax" / "scores.json")["scores"][0]
+    prepare(config, dataset, threads, folder)
+    theirs = timed([torch_python, "-m", "bloodjax.bench.torch_quick", str(folder)])
+    images = np.load(folder / "samples.npy")
+    rival = judged(images, config, dataset, folder / "torch")
+    return [
+        row("jax", "launch.py", whole, scored),
+        row("torch", "channels_last", theirs + whole - own, rival),
+    ]
+
+
+def jax_job(job: Sequence[str], workdir: Path) -> tuple[float, float]:
+    """Seconds until the samples are there, and until the command ends."""
+    begin = time.perf_counter()
+    process = subprocess.Popen([*job, f"--workdir={workdir}"], env=os.environ | ENVIRONMENT)
+    while process.poll() is None and not (workdir / "samples.npz").exists():
+        time.sleep(SECONDS)
+    own = time.perf_counter() - begin
+    if process.wait():
+        raise ValueError(f"{' '.join(job)} ended with exit code {process.returncode}")
+    return own, time.perf_counter() - begin
+
+
+def prepare(config: dict[str, Any], dataset: Dataset, threads: int, folder: Path) -> None:
+    """Write what PyTorch's job reads: job.json and its first weights, those of seed 0."""
+    train, options = config["train"], dict(config["sample"])
+    adam = {name: train[name] for name in ("learning_rate", "beta1", "beta2")}
+    method = methods.make(shape=dataset.images.shape[1:], **config["method"])
+    state = initial(method, optimizer(**adam), config["seeds"])
+    np.savez(folder / "weights.npz", **flatten(jax.tree.map(lambda x: x[0], state)))
+    plan = {
+        "twin": config["method"] | adam | {"ema_decay": train["ema_decay"]},
+        "threads": threads,
+        **{name: train[name] for name in ("epochs", "batch_size")},
+        **{name: options.pop(name) for name in ("count", "chunk")},
+    }
+    options.pop("checkpoint", None)
+    (folder / "job.json").write_text(json.dumps(plan | {"options": options}), "utf-8")
+
+
+def timed(command: Sequence[str]) -> float:
+    """Seconds from the start of a process to its end."""
+    begin = time.perf_counter()
+    done = subprocess.run(command, env=os.environ | ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise ValueError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+    return time.perf_counter() - begin
+
+
+def judged(
+    images: np.ndarray, config: dict[str, Any], dataset: Dataset, workdir: Path
+) -> dict[str, Any]:
+    """The score of PyTorch's samples, by the same program as JAX's."""
+    workdir.mkdir()
+    np.savez(
+        workdir / "samples.npz",
+        images=images[None],
+        seeds=np.zeros(1, np.uint32),
+        step=0,
+        trace=images[None, :0, None],
+        trace_name="none",
+    )
+    return score.run(workdir, dataset, **config["score"])["scores"][0]
+
+
+def row(side: str, variant: str, seconds: float, scored: dict[str, Any]) -> results.Row:
+    contestant = Contestant(side, variant, {}, "")
+    contestant.times = [seconds]
+    found = results.row("time to score", 0, "float32", contestant)
+    unknown = dict.fromkeys(("compile_s", "peak_bytes"))
+    return found | unknown | {"score": {scored["name"]: scored["value"]}}
