@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -186,12 +187,12 @@ def twins(torch):
 def test_twin_repeats_step_and_samples(written, twins, name, shape, tuned):
     worst = twins.check(written(name, shape), fused=tuned, channels_last=tuned)
     assert set(worst) == GROUPS and max(worst.values()) <= twins.BOUND == 1e-5
-    # Of other sums, so not the same bits; samples of one channel may be.
-    assert all(worst[group] > 0 for group in GROUPS - {"statistics", "samples"})
+    assert worst["parameters"] > 0, "of other sums: not the same bits"
     assert (worst["statistics"] > 0) == (name == "gan")
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 @every_method
 def test_compiled_twin_repeats_step_and_samples(written, twins, name):
     assert set(twins.check(written(name), mode="default")) == GROUPS
