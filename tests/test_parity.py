@@ -15,6 +15,7 @@ import pytest
 from bloodjax import images as jax_images
 from bloodjax import methods
 from bloodjax.bench import parity
+from bloodjax.nets.unet import Attention
 
 PAPER, ODD = (28, 28, 3), (15, 9, 1)
 OPTIONS = {
@@ -367,6 +368,23 @@ def test_statistics_stay_right_over_several_steps(written, twins, torch):
         twin.train_step(twin.batch(torch.arange(BATCH)), twin.noise(BATCH))
     assert int(norm.num_batches_tracked) == 9
     np.testing.assert_allclose(twin.weights()[path], expected, rtol=1e-5)
+
+
+def test_attention_with_several_heads_is_that_of_flax(twins, torch):
+    """The networks above have one head each; two need 128 channels."""
+    from bloodjax.bench import torch_nets, torch_weights
+
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 128)).astype(np.float32)
+    net = torch_nets.Attention(128)
+    variables = jax.tree.map(
+        lambda leaf: np.random.default_rng(leaf.size).normal(0, 0.1, leaf.shape),
+        jax.eval_shape(Attention().init, jax.random.key(0), x)["params"],
+    )
+    views = {name: torch_weights.as_jax(*of) for name, *of in torch_weights.parameters(net)}
+    torch_weights.load(views, {f"/{name}": a for name, a in parity.flatten(variables).items()})
+    y = net(torch.tensor(x).permute(0, 3, 1, 2)).detach().permute(0, 2, 3, 1)
+    expected = Attention().apply({"params": variables}, x)
+    assert net.heads == 2 and twins.relative(y, expected) < 1e-6
 
 
 def test_batch_is_that_of_bloodjax(written, twins, torch):

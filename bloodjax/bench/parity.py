@@ -17,7 +17,7 @@ from bloodjax.methods import Method
 from bloodjax.randomness import Purpose, batch_normal, key_at
 
 STEPS = 3  # before the one that is compared
-MANY = 100_000  # after which Adam corrects nothing: β^n is 0 to float32
+MANY = 1_000_000  # after which Adam corrects nothing: β^n is 0 to float32
 SAMPLES = 4
 SAMPLERS = {  # name -> the options of every sampler that is compared, if it has any
     "ddpm": [
@@ -43,7 +43,10 @@ def write(
     the step), "samples/N/..." ("noise", "floats", "images" and the sampler's "options").
 
     Args:
-        images: the batch, uint8 [B, H, W, C].
+        file: ends in .npz.
+        images: the batch, uint8 [B, H, W, C]. Let it be small, 8 or so: the more activations there
+            are, the likelier does one lie so near to LeakyReLU's kink that rounding decides on its
+            slope, and what then differs by more than rounding is nobody's fault.
         method: its name and its hyper-parameters.
         optimizer: learning_rate, beta1, beta2.
         ema_decay: of the moving average of the parameters.

@@ -102,14 +102,14 @@ class ResBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.GroupNorm(8, into, EPSILON)
         self.conv1 = nn.Conv2d(into, width, 3, padding=1)
-        self.time = nn.Linear(time, 2 * width)
+        self.modulate = nn.Linear(time, 2 * width)
         self.norm2 = nn.GroupNorm(8, width, EPSILON)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.skip = nn.Conv2d(into, width, 1) if into != width else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.modulate(time)[:, :, None, None].chunk(2, dim=1)
         y = self.conv2(F.silu(torch.addcmul(shift, self.norm2(y), 1 + scale)))
         return y + self.skip(x)
 
@@ -154,7 +154,7 @@ class UNet(nn.Module):
         self.patch, self.multiple = patch, patch * 2**last
         rates = torch.exp(-math.log(1e4) * torch.arange(widths[0]) / (widths[0] - 1))
         self.register_buffer("rates", rates, persistent=False)
-        self.time = nn.Sequential(
+        self.embed = nn.Sequential(
             nn.Linear(2 * widths[0], time), nn.SiLU(), nn.Linear(time, time), nn.SiLU()
         )
         stem = nn.Conv2d(patch**2 * channels, widths[0], 3, padding=1)
@@ -196,7 +196,7 @@ class UNet(nn.Module):
         if height % self.multiple or width % self.multiple:
             x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
         angles = t[:, None] * self.rates
-        time = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
+        time = self.embed(torch.cat([angles.sin(), angles.cos()], dim=1))
 
         y = self.stem(F.pixel_unshuffle(x, self.patch))
         skips = [y]

@@ -80,7 +80,7 @@ class Twin(abc.ABC):
 
     @abc.abstractmethod
     def generate(self, draws: Iterator[Tensor], **options: object) -> Tensor:
-        """A batch of images, float [B, C, H, W], out of N(0, 1): by `call`, which is `evaluate`."""
+        """A batch of images, float [B, C, H, W], out of batches of N(0, 1), by way of `call`."""
 
     @abc.abstractmethod
     def normal(self, count: int) -> Tensor:
@@ -152,6 +152,7 @@ class Twin(abc.ABC):
         return images.float()
 
     def call(self, *args: object) -> Tensor:
+        """`evaluate`, by CUDA graphs too."""
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()
         return self.kept(self.evaluate(*args))
@@ -199,9 +200,8 @@ class Twin(abc.ABC):
 
 def average(net: nn.Module) -> nn.Module:
     """A copy of the parameters; the statistics are those of `net` itself."""
-    return copy.deepcopy(net, {id(buffer): buffer for buffer in net.buffers()}).requires_grad_(
-        False
-    )
+    shared = {id(buffer): buffer for buffer in net.buffers()}
+    return copy.deepcopy(net, shared).requires_grad_(False)
 
 
 def start(adam: torch.optim.Adam, count: int) -> None:

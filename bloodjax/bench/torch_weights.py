@@ -74,6 +74,7 @@ def statistics(net: nn.Module) -> Iterator[tuple[str, nn.BatchNorm2d]]:
     return ((n, x) for n, x in layers(net) if isinstance(x, nn.BatchNorm2d))
 
 
+@torch.no_grad()
 def views(player: str, net: nn.Module, average: nn.Module, adam: torch.optim.Adam) -> Views:
     """A player's parameters, their average, Adam's moments and BatchNorm's statistics."""
     found = {}
