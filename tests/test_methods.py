@@ -64,7 +64,8 @@ def configured(name):
     file = CONFIGS / f"{name}.py"
     assert file.exists(), f"methods/{name}.py has no configs/{name}.py"
     config = importlib.import_module(f"configs.{name}").get_config().to_dict()
-    sampler = {k: v for k, v in config["sample"].items() if k not in ("count", "chunk")}
+    not_its_own = ("count", "chunk", "checkpoint")
+    sampler = {k: v for k, v in config["sample"].items() if k not in not_its_own}
     assert config["method"].pop("name") == name
     method = {k: SHRUNK.get(k, v) for k, v in config["method"].items()}
     return method, {k: SHRUNK_SAMPLER.get(k, v) for k, v in sampler.items()}
