@@ -7,14 +7,17 @@ import sys
 import jax
 import numpy as np
 import pytest
-from small import SMALL, cells
+from small import SMALL
+from small import cells as noisy
 
+from bloodjax import data
 from bloodjax.bench import contest, results, speed
 from bloodjax.bench.contest import Contestant, Failed
 from bloodjax.bench.serve import host_peak
 
 TORCH = importlib.util.find_spec("torch") is not None
 TRAIN = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "ema_decay": 0.0}
+WHO = ("JAX", "launch.py"), ("PyTorch", "channels_last")
 BENCH = {"torch_python": "", "batches": (32, 128), "repeats": 5, "quick": True}
 
 
@@ -146,7 +149,7 @@ def measured(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "CHUNK", 4)
     monkeypatch.setattr(contest, "WINDOW", 0.01)
     method = {"name": "vae", **SMALL["vae"]}
-    return speed.run(tmp_path, cells(), method=method, train=TRAIN, sampler={}, job=[], **BENCH)
+    return speed.run(tmp_path, noisy(), method=method, train=TRAIN, sampler={}, job=[], **BENCH)
 
 
 def test_a_quick_benchmark_writes_every_row(measured, tmp_path):
@@ -169,3 +172,29 @@ def test_a_quick_benchmark_writes_every_row(measured, tmp_path):
         )
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
     assert "| train 128 | JAX step |" in (tmp_path / "speed.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TORCH, reason="the other contestant is PyTorch")
+def test_the_whole_benchmark_has_every_task(tmp_path, cells, monkeypatch):
+    monkeypatch.setattr(speed, "DIMS", {"matmul": 64, "frechet": 32})
+    monkeypatch.setattr(speed, "COUNT", {"sample": 8, "steps": 4, "features": 1})
+    monkeypatch.setattr(contest, "WINDOW", 0.01)
+    dataset = data.load(path=str(cells))
+    method = {"name": "vae", **SMALL["vae"]}
+    job = [sys.executable, "launch.py", "--config=configs/vae.py:quick"]
+    job += [f"--config.data.path={cells}", "--config.method.width=4", "--config.train.epochs=1"]
+    job += ["--config.sample.count=30", "--config.score.count=30"]
+    options = BENCH | {"batches": (8,), "quick": False}
+    rows = speed.run(
+        tmp_path / "bench", dataset, method=method, train=TRAIN, sampler={}, job=job, **options
+    )
+    found = {(r["task"], r["framework"], r["variant"]): r for r in rows if r["windows"]}
+    for task in ("train", "sample", "sweep"):
+        assert {v for t, f, v in found if (t, f) == (task, "PyTorch")} >= {"eager", "channels_last"}
+        assert (task, "JAX", "step") in found
+    assert {("frechet", "JAX", "eigh"), ("frechet", "SciPy", "sqrtm")} <= found.keys()
+    assert ("features", "JAX", "step") in found
+    own, rival = (found["time to score", *who] for who in WHO)
+    assert own["score"]["fd_bloodnet"] > 0 and rival["score"]["fd_bloodnet"] > 0
+    assert own["windows"] == rival["windows"] == 1 and own["ratio"] > 0 and own["compile_s"] is None
