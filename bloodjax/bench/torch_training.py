@@ -107,7 +107,7 @@ class Twin(abc.ABC):
         metrics = {}
         for player, loss in self.losses.items():
             others = [net for name, net in self.players.items() if name != player]
-            for net in others:
+            for net in others:  # neither they nor what they make of noise gets a gradient
                 net.requires_grad_(False)
             with self.autocast():
                 value, terms = loss(images, noise)

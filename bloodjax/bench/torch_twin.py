@@ -51,6 +51,8 @@ class Latents(Twin):
 
 
 class Vae(Latents):
+    """The losses and samplers of `bloodjax.methods.vae`."""
+
     def build(self, *, latent: int, width: int, sigma: float) -> dict[str, nn.Module]:
         self.latent, self.sigma = latent, sigma
         encoder = Encoder(self.shape, 2 * latent, width, norm=False)
@@ -81,6 +83,8 @@ class Vae(Latents):
 
 
 class Gan(Latents):
+    """The losses and samplers of `bloodjax.methods.gan`."""
+
     def build(self, *, latent: int, width: int, discriminator_width: int) -> dict[str, nn.Module]:
         self.latent = latent
         return {
@@ -92,8 +96,8 @@ class Gan(Latents):
         return {player: self.normal(batch_size) for player in self.players}
 
     def discriminator_loss(self, images: Tensor, noise: Noise) -> Loss:
-        with torch.no_grad():  # its BatchNorm's averages move all the same
-            fakes = self.players["generator"](noise["discriminator"])
+        # The generator is frozen here, but for the averages of its BatchNorm.
+        fakes = self.players["generator"](noise["discriminator"])
         real = self.players["discriminator"](images).float()
         fake = self.players["discriminator"](fakes).float()
         metrics = {"real_score": real.sigmoid().mean(), "fake_score": fake.sigmoid().mean()}
@@ -108,6 +112,8 @@ class Gan(Latents):
 
 
 class Ddpm(Twin):
+    """The losses and samplers of `bloodjax.methods.ddpm`."""
+
     def build(
         self,
         *,
