@@ -124,9 +124,11 @@ class Method:
             if clip:
                 x0 = jnp.clip(x0, -1.0, 1.0)
                 epsilon = (x - at["signal"] * x0) / at["scale"]
-            noise = random.normal(random.fold_in(key, at["t"].astype(jnp.int32)), x.shape)
-            x = at["next_signal"] * x0 + at["next_scale"] * epsilon + at["added"] * noise
-            return x, x0
+            y = at["next_signal"] * x0 + at["next_scale"] * epsilon
+            if eta > 0 or variance == "beta":  # else all of it would be multiplied by 0
+                noise = random.normal(random.fold_in(key, at["t"].astype(jnp.int32)), x.shape)
+                y = y + at["added"] * noise
+            return y, x0
 
         x = random.normal(random.fold_in(key, 0), self.shape)
         schedule = self.schedule(steps, eta, variance)
