@@ -127,9 +127,11 @@ def run(
             "ema_decay": train["ema_decay"],
             "method": dict(method),
         }
-        parity.write(Path(files["parity.npz"]), dataset.images[:32], **settings)
+        parity.write(Path(files["parity.npz"]), dataset.images[:8], **settings)
         told = {"images": files["images.npy"], "parity": files["parity.npz"], **settings}
-        told["threads"] = len(os.sched_getaffinity(0))
+        linux = hasattr(os, "sched_getaffinity")  # where a process may have some cores only
+        threads = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
+        told |= {"threads": threads, "cache": f"{folder}/inductor"}
         bench = Bench(told, dict(sampler), torch_python or sys.executable, quick)
         missing = prove(bench)
         for task in tasks(bench, folder, [128] if quick else batches):

@@ -1,6 +1,7 @@
 """The PyTorch side of the comparison; runs where there is no JAX."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -129,6 +130,8 @@ TASKS = {
 def prepare(job: Job) -> tuple[Work, dict[str, Any]]:
     """The work of a job and the versions that do it."""
     torch.set_num_threads(job["threads"])
+    # Its own: a compilation that a kill cut short would fail every later one.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = job["cache"]
     set_precision(job["precision"])
     name = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
     about = {"version": f"torch {torch.__version__}", "device": name, "peak": peak}
