@@ -58,12 +58,15 @@ def by_nuclear_norm(x, y):
 def test_moments_do_not_depend_on_blocks(monkeypatch, block, kind):
     monkeypatch.setattr(distance, "BLOCK", block)
     x = (skewed(200, 12, 0) + 1000).astype(kind)  # a mean that would eat the digits of E[xx]
-    found = Moments.of(x)
+    assert_moments(Moments.of(x), x, 1e-13)
+
+
+def assert_moments(found, x, tolerance):
     x = x.astype(np.float64)
     cov = np.cov(x, rowvar=False)
-    assert found.n == 200
-    np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-13)
-    np.testing.assert_allclose(found.cov, cov, rtol=0, atol=1e-13 * np.abs(cov).max())
+    assert found.n == len(x)
+    np.testing.assert_allclose(found.mean, x.mean(0), rtol=tolerance)
+    np.testing.assert_allclose(found.cov, cov, rtol=0, atol=tolerance * np.abs(cov).max())
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])
@@ -74,11 +77,7 @@ def test_moments_of_a_stream_are_those_of_the_batch(chunk, order):
     total = parts[0]
     for part in parts[1:]:
         total = total.merge(part)
-    x = x.astype(np.float64)
-    cov = np.cov(x, rowvar=False)
-    assert total.n == 200
-    np.testing.assert_allclose(total.mean, x.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(total.cov, cov, rtol=0, atol=1e-12 * np.abs(cov).max())
+    assert_moments(total, x, 1e-12)
 
 
 def test_moments_merge_alike_in_any_grouping():

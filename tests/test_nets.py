@@ -118,11 +118,11 @@ def test_every_backend_s_form_of_the_transposed_convolution_is_the_same(size):
     height, width, c, f = size
     x = np.random.default_rng(0).normal(size=(2, height, width, c)).astype(np.float32)
     kernel = np.random.default_rng(1).normal(size=(4, 4, c, f)).astype(np.float32)
-    by_product = layers.double_by_product(x, kernel)
-    np.testing.assert_allclose(layers.double_by_dilation(x, kernel), by_product, atol=2e-5)
-    # <halve(y), x> = <y, double(x)>: what a transpose is
+    by_product = layers.transposed_conv_by_product(x, kernel)
+    np.testing.assert_allclose(layers.transposed_conv_by_dilation(x, kernel), by_product, atol=2e-5)
+    # <strided_conv(y), x> = <y, transposed_conv(x)>: what a transpose is
     y = np.random.default_rng(2).normal(size=by_product.shape).astype(np.float32)
-    inner = np.vdot(layers.halve(y, kernel), x)
+    inner = np.vdot(layers.strided_conv(y, kernel), x)
     assert np.vdot(y, by_product) == pytest.approx(inner, rel=1e-4, abs=1e-3)
 
 

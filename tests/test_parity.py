@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import SMALL
 
 from bloodjax import images as jax_images
 from bloodjax import methods
@@ -18,17 +19,10 @@ from bloodjax.bench import parity
 from bloodjax.nets.unet import Attention
 
 PAPER, ODD = (28, 28, 3), (15, 9, 1)
-OPTIONS = {
-    "vae": {"latent": 4, "width": 4, "sigma": 0.2},
-    "gan": {"latent": 4, "width": 4, "discriminator_width": 6},
-    "ddpm": {
-        "timesteps": 1000,
-        "beta_first": 1e-4,
-        "beta_last": 0.02,
-        "widths": (16, 32),
-        "blocks": 1,
-        "patch": 2,
-    },
+OPTIONS = {  # the players of different widths, as many steps as the paper's
+    "vae": SMALL["vae"],
+    "gan": SMALL["gan"] | {"discriminator_width": 6},
+    "ddpm": SMALL["ddpm"] | {"timesteps": 1000, "widths": (16, 32)},
 }
 ADAM = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999}
 DECAY = {PAPER: 0.998, ODD: 0.0}

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,7 @@ ROOT = Path(bloodjax.__file__).parent.parent
 ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # peaks are of what is used
+    "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],  # one GPU
     # Both compile as on a first day.
     "JAX_ENABLE_COMPILATION_CACHE": "0",
     "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
@@ -38,7 +40,7 @@ class Contestant:
         job: what is to be prepared, plain values.
         python: its interpreter.
         about: what it said of itself when it was ready.
-        first_s: seconds of the first unit.
+        first: units and seconds of the first time.
         times: seconds of a unit, one per window.
         peak_bytes: the most memory that it held.
     """
@@ -48,7 +50,7 @@ class Contestant:
     job: dict[str, Any]
     python: str
     about: dict[str, Any] = field(default_factory=dict)
-    first_s: float = 0.0
+    first: tuple[int, float] = (0, 0.0)
     times: list[float] = field(default_factory=list)
     peak_bytes: int = 0
     process: subprocess.Popen[str] | None = None
@@ -70,7 +72,7 @@ class Contestant:
             text=True,
         )
         self.about = self.ask(json.dumps(self.job | {"variant": self.variant}))
-        self.first_s = self.about.pop("first_s")
+        self.first = self.about.pop("units"), self.about.pop("seconds")
 
     def ask(self, line: object) -> dict[str, Any]:
         """The answer to a line, see `serve.serve`."""
@@ -83,6 +85,11 @@ class Contestant:
             lines = self.said.read().strip().splitlines()
             self.end()
             raise Failed(lines[-1] if lines else f"ended with exit code {code}") from None
+
+    def window(self, units: int) -> float:
+        """Seconds of one unit, out of at least so many."""
+        done = self.ask(units)
+        return done["seconds"] / done["units"]
 
     def end(self) -> None:
         """End the process, if it is there."""
@@ -108,23 +115,33 @@ def compare(
     """
     failed: dict[int, str] = {}
     units: dict[int, int] = {}
-    for i, contestant in enumerate(contestants):
-        try:
-            contestant.start()
-            warm = contestant.ask(1)["seconds"]
-            units[i] = max(1, round(WINDOW / warm))
-        except Failed as error:
-            failed[i] = str(error)
+    order = np.random.default_rng(0)
     try:
-        order = np.random.default_rng(0)
+        for i, contestant in enumerate(contestants):
+            with out_if_failed(i, failed, units):
+                contestant.start()
+                units[i] = max(1, round(WINDOW / contestant.window(1)))
         for _ in range(repeats):
             for i in order.permutation(list(units)).tolist():
-                seconds = contestants[i].ask(units[i])["seconds"]
-                contestants[i].times.append(seconds / units[i])
-                advance(1, f"{contestants[i].side} {contestants[i].variant}")
-        for i in units:
-            contestants[i].peak_bytes = contestants[i].ask("")["peak_bytes"]
+                with out_if_failed(i, failed, units):
+                    contestants[i].times.append(contestants[i].window(units[i]))
+                    advance(1, f"{contestants[i].side} {contestants[i].variant}")
+        for i in list(units):
+            with out_if_failed(i, failed, units):
+                contestants[i].peak_bytes = contestants[i].ask("")["peak_bytes"]
     finally:
         for contestant in contestants:
             contestant.end()
+    for i in failed:
+        contestants[i].times.clear()
     return failed
+
+
+@contextmanager
+def out_if_failed(i: int, failed: dict[int, str], units: dict[int, int]) -> Iterator[None]:
+    """A contestant that fails in the block takes part no longer, and it is written why."""
+    try:
+        yield
+    except Failed as error:
+        failed[i] = str(error)
+        units.pop(i, None)

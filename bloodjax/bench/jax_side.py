@@ -31,11 +31,13 @@ def train(job: Job) -> Work:
     order = program.put(orders(seeds, len(images), job["batch"])(0))
     data = program.share(images), program.share(np.zeros(len(images), np.int32))
 
-    def work(units: int) -> None:
+    def work(units: int) -> int:
         nonlocal state
-        for _ in range(-(-units // length)):
+        dispatches = -(-units // length)
+        for _ in range(dispatches):
             state, metrics = program(length, state, order, *data)
         jax.block_until_ready((state, metrics))
+        return dispatches * length
 
     return work
 
@@ -82,10 +84,11 @@ def make(job: Job, images: np.ndarray) -> methods.Method:
 def repeated(once: Callable[[], Any]) -> Work:
     """The work of calling `once` so often and waiting for the last."""
 
-    def work(units: int) -> None:
+    def work(units: int) -> int:
         for _ in range(units):
             result = once()
         jax.block_until_ready(result)
+        return units
 
     return work
 

@@ -37,7 +37,7 @@ def row(
     """What is known of a contestant in a task; None for what was not measured.
 
     Seconds are of a unit (`UNITS`): median and interquartile range over windows; compile_s is what
-    the first unit took longer than a later one.
+    the first time took longer than as many units did later.
     """
     sqrtm = contestant.variant == "sqrtm"
     known: Row = {
@@ -61,8 +61,8 @@ def row(
         low, median, high = np.percentile(contestant.times, (25, 50, 75)).tolist()
         known |= {
             "median_s": median,
-            "iqr_s": high - low,
-            "compile_s": max(contestant.first_s - median, 0.0),
+            "iqr_s": high - low if len(contestant.times) > 1 else None,
+            "compile_s": max(contestant.first[1] - contestant.first[0] * median, 0.0),
             "peak_bytes": contestant.peak_bytes,
         }
     return known
@@ -102,6 +102,7 @@ def write(workdir: Path, rows: list[Row]) -> None:
         if own["median_s"]:
             table.add_row(*as_cells(own))
     console.print(table)
+    console.print(made_by(rows))
     for note in dict.fromkeys(own["note"] for own in rows if own["note"]):
         console.print(f"{sum(own['note'] == note for own in rows)} rows {note}", markup=False)
     console.print(f"{workdir}/speed.json, speed.md and speed.png hold all rows", markup=False)
@@ -119,7 +120,7 @@ def as_cells(own: Row) -> list[str]:
         return [*head, own["note"], *[""] * 5]
     rest = [
         seconds(own["median_s"]),
-        seconds(own["iqr_s"]),
+        "" if own["iqr_s"] is None else seconds(own["iqr_s"]),
         "" if own["compile_s"] is None else f"{own['compile_s']:.1f} s",
         "" if own["peak_bytes"] is None else f"{own['peak_bytes'] / 2**20:,.0f} MiB",
         "" if own["bound_share"] is None else f"{own['bound_share']:.0%}",
@@ -136,11 +137,15 @@ def markdown(rows: Sequence[Row]) -> str:
     """speed.md: the table, ready for a README, and what made it."""
     lines = [HEADINGS, ["---"] * 2 + ["---:"] * 6, *map(as_cells, rows)]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    about = environment()
-    versions = sorted({r["version"] for r in rows if r.get("version")})
-    made = ", ".join([about["machine"], about["device"], f"Python {about['python']}", *versions])
     units = "; ".join(f"{task}: {unit}" for task, unit in UNITS.items())
-    return f"{table}\n{made}. Times are of {units}.\n{break_even(rows)}"
+    return f"{table}\n{made_by(rows)}. Times are of {units}.\n{break_even(rows)}"
+
+
+def made_by(rows: Sequence[Row]) -> str:
+    """The machine and the versions."""
+    about = environment()
+    known = (about["machine"], about["device"], f"Python {about['python']}")
+    return ", ".join([*known, *sorted({r["version"] for r in rows if r.get("version")})])
 
 
 def break_even(rows: Sequence[Row]) -> str:

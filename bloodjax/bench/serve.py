@@ -14,7 +14,8 @@ from typing import Any
 
 from bloodjax.memory import keep_freed
 
-Work = Callable[[int], None]  # does so many units; returns when they are done, not before
+# Does so many units or a few more, and returns how many, when they are done and not before.
+Work = Callable[[int], int]
 
 
 def host_peak() -> int:
@@ -30,9 +31,9 @@ def host_peak() -> int:
 def serve(prepare: Callable[[dict[str, Any]], tuple[Work, dict[str, Any]]]) -> None:
     """Read a job, one line of JSON, then numbers of units, from stdin; answer on stdout.
 
-    Answers, one line of JSON each: to the job {"first_s": seconds of its first unit, with all that
-    is compiled for it, ...}, to a number {"seconds": what so many units took}, to an empty line
-    {"peak_bytes": ...}.
+    Answers, one line of JSON each: to a number {"units": how many were done, "seconds": what they
+    took}, to an empty line {"peak_bytes": ...}, to the job what a first unit took, with all that is
+    compiled for it, and what the job says of itself.
 
     Args:
         prepare: job -> the work, and what else to answer; "peak" in it is asked for the most memory
@@ -47,16 +48,16 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Work, dict[str, Any]]]) -> N
 
     work, about = prepare(json.loads(sys.stdin.readline()))
     peak = about.pop("peak", host_peak)
-    answer(first_s=timed(work, 1), **about)
+    answer(**timed(work, 1), **about)
     for line in sys.stdin:
         if line.strip():
-            answer(seconds=timed(work, int(line)))
+            answer(**timed(work, int(line)))
         else:
             answer(peak_bytes=peak())
 
 
-def timed(work: Work, units: int) -> float:
-    """Seconds for so many units."""
+def timed(work: Work, units: int) -> dict[str, float]:
+    """The units done, at least so many, and the seconds they took."""
     begin = time.perf_counter()
-    work(units)
-    return time.perf_counter() - begin
+    done = work(units)
+    return {"units": done, "seconds": time.perf_counter() - begin}

@@ -24,6 +24,18 @@ PRECISIONS = ("float32", "tf32", "bfloat16")  # the last two where there is a GP
 COUNT = {"sample": 500, "steps": 100, "features": 50}  # images in a unit; of samplers with steps
 CHUNK = 250  # of them in a dispatch when sampling, or all where there are fewer
 DIMS = {"frechet": 2048, "matmul": 4096}
+TORCH = ("eager", "channels_last", "compile", "cuda_graphs")
+VARIANTS = {  # task -> side -> how
+    "parity": {"torch": TORCH},
+    "matmul": {"jax": ("jit",), "torch": ("eager",)},
+    "train": {"jax": ("step", "scan"), "torch": TORCH},
+    "sample": {"jax": ("jit",), "torch": TORCH},
+    "sweep": {"jax": ("step",), "torch": TORCH},
+    "features": {"jax": ("jit",), "torch": ("eager", "channels_last")},
+    "frechet": {"jax": ("eigh", "sqrtm")},
+}
+ON_GPU = {"scan", "cuda_graphs"}
+TAKE_MINUTES = {"compile", "cuda_graphs"}
 
 
 class Task(NamedTuple):
@@ -58,24 +70,14 @@ class Bench(NamedTuple):
 
     def enter(self, task: str, precision: str = "float32", **job: Any) -> list[Contestant]:
         """Every contestant of a task in that precision."""
-        variants = {
-            "jax": ["step", "scan"] if self.gpu and task == "train" else ["step"],
-            "torch": ["eager", "channels_last", "compile", "cuda_graphs"],
-        }
-        if task == "frechet":
-            variants = {"jax": ["eigh", "sqrtm"]}
-        elif task in ("features", "matmul"):
-            variants["torch"] = ["eager", "channels_last"][: 2 if task == "features" else 1]
-        elif not self.gpu:
-            variants["torch"].remove("cuda_graphs")
-        if self.quick and "compile" in variants.get("torch", ()):
-            variants["torch"] = ["eager", "channels_last"]
+        left_out = (set() if self.gpu else ON_GPU) | (TAKE_MINUTES if self.quick else set())
         told = self.job | {"task": task, "precision": precision, "seeds": 1} | job
         pythons = {"jax": sys.executable, "torch": self.python}
         return [
             Contestant(side, variant, told, pythons[side])
-            for side, own in variants.items()
+            for side, own in VARIANTS[task].items()
             for variant in own
+            if variant not in left_out
         ]
 
 
@@ -110,7 +112,7 @@ def run(
         sampler: the options of the method's `sample`.
         job: the command of the whole quick job, without its --workdir.
         torch_python: PyTorch's interpreter; empty: this one.
-        batches: sizes of the training step; the largest time is that of the largest.
+        batches: sizes of the training step.
         repeats: windows of each contestant.
         quick: batches of 128 only, not what takes minutes.
 
@@ -162,16 +164,15 @@ def prove(bench: Bench) -> str:
         ValueError: one of them does not compute what bloodjax does.
     """
     for contestant in bench.enter("parity"):
-        if contestant.side == "torch":
-            try:
-                contestant.start()
-            except Failed as error:
-                if "ModuleNotFoundError" in str(error):
-                    return f"not measured: {bench.python}: {error}"
-                raise ValueError(f"{contestant.variant}: {error}") from None
-            finally:
-                contestant.end()
-            console.print(f"PyTorch, {contestant.variant}: computes the same")
+        try:
+            contestant.start()
+        except Failed as error:
+            if "ModuleNotFoundError" in str(error):
+                return f"not measured: {bench.python}: {error}"
+            raise ValueError(f"{contestant.variant}: {error}") from None
+        finally:
+            contestant.end()
+        console.print(f"PyTorch, {contestant.variant}: computes the same")
     return ""
 
 

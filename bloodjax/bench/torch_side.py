@@ -47,12 +47,13 @@ def train(job: Job) -> Work:
         own.hold(images)
     rows = epoch(len(images), job["batch"])
 
-    def work(units: int) -> None:
+    def work(units: int) -> int:
         for unit in range(units):
             for own in twins:
                 batch = own.batch(rows[unit % len(rows)])
                 own.train_step(batch, own.noise(len(batch)))
         synchronize()
+        return units
 
     return work
 
@@ -99,10 +100,11 @@ def matmul(job: Job) -> Work:
 def repeated(once: Callable[[], Any]) -> Work:
     """The work of calling `once` so often and waiting for the device."""
 
-    def work(units: int) -> None:
+    def work(units: int) -> int:
         for _ in range(units):
             once()
         synchronize()
+        return units
 
     return work
 

@@ -73,22 +73,24 @@ class Dense(nn.Dense):
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def halve(y: Array, kernel: Array) -> Array:
+def strided_conv(y: Array, kernel: Array) -> Array:
     """The convolution 4×4, stride 2, padding 1 of y [B, 2H, 2W, F] by kernel [4, 4, C, F]."""
     kernel = kernel.swapaxes(2, 3)
     return lax.conv_general_dilated(y, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=LAYOUT)
 
 
 @jax.custom_vjp
-def double(x: Array, kernel: Array) -> Array:
-    """The transpose of `halve` along y: x [B, H, W, C], kernel [4, 4, C, F] -> [B, 2H, 2W, F].
+def transposed_conv(x: Array, kernel: Array) -> Array:
+    """The transpose of `strided_conv`: x [B, H, W, C], kernel [4, 4, C, F] -> [B, 2H, 2W, F].
 
     Input pixel m adds x[m] kernel[i] to output row 2m - 1 + i, and likewise along columns.
     """
-    return lax.platform_dependent(x, kernel, cpu=double_by_product, default=double_by_dilation)
+    return lax.platform_dependent(
+        x, kernel, cpu=transposed_conv_by_product, default=transposed_conv_by_dilation
+    )
 
 
-def double_by_dilation(x: Array, kernel: Array) -> Array:
+def transposed_conv_by_dilation(x: Array, kernel: Array) -> Array:
     """As what XLA calls the transpose of a convolution: cuDNN has a kernel for it."""
     kernel, border = kernel[::-1, ::-1], ((2, 2), (2, 2))
     return lax.conv_general_dilated(
@@ -96,7 +98,7 @@ def double_by_dilation(x: Array, kernel: Array) -> Array:
     )
 
 
-def double_by_product(x: Array, kernel: Array) -> Array:
+def transposed_conv_by_product(x: Array, kernel: Array) -> Array:
     """As one matrix product, with i = 2k + p: the four 2×2 blocks of taps (k, n) added one pixel
     apart, then pixels (p, q) out of the channels. XLA:CPU takes up to twice as long otherwise."""
     c, f = kernel.shape[2:]
@@ -110,19 +112,19 @@ def double_by_product(x: Array, kernel: Array) -> Array:
     return depth_to_space(sum(shifted), 2)[:, 1:-1, 1:-1]
 
 
-def double_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return double(x, kernel), (x, kernel)
+def transposed_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return transposed_conv(x, kernel), (x, kernel)
 
 
-def double_backward(residuals: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
-    """Those of `halve` with x and y in each other's place. What JAX derives from the dilated
+def transposed_conv_backward(residuals: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
+    """Those of `strided_conv` with x and y in each other's place. What JAX derives from the dilated
     convolution is equal, but XLA:CPU takes 50 times longer for its kernel gradient."""
     x, kernel = residuals
-    dx, gradient = jax.vjp(functools.partial(halve, y), kernel)
+    dx, gradient = jax.vjp(functools.partial(strided_conv, y), kernel)
     return dx, *gradient(x)
 
 
-double.defvjp(double_forward, double_backward)
+transposed_conv.defvjp(transposed_conv_forward, transposed_conv_backward)
 
 
 class ConvTranspose(nn.Module):
@@ -140,7 +142,7 @@ class ConvTranspose(nn.Module):
     def __call__(self, x: Array) -> Array:
         f = self.features
         kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], f))
-        y = double(x.astype(self.dtype), kernel.astype(self.dtype))
+        y = transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (f,))
         return y.astype(self.dtype)
