@@ -37,7 +37,13 @@ def check(count: int, checkpoint: str) -> None:
 
 
 def evaluator(
-    method: Method, dataset: Dataset, *, count: int, chunk: int, **options: Any
+    method: Method,
+    dataset: Dataset,
+    *,
+    count: int,
+    chunk: int,
+    weights: str = "ema",
+    **options: Any,
 ) -> Callable[[State], dict[str, Any]] | None:
     """What `train.run` evaluates its checkpoints by; None if `count` is 0.
 
@@ -46,11 +52,11 @@ def evaluator(
 
     Args:
         count: images per seed, and real ones as far as there are so many.
-        chunk, options: as in `sample.run`.
+        chunk, weights, options: as in `sample.run`.
 
     Returns:
         The function state -> {"name": "fd_bloodnet", "values": the Fréchet distance of each seed's
-        images, and how many there were, and the options of their sampler}; it says the mean.
+        images, how many there were, their weights and the sampler's options}; it says the mean.
     """
     if not count:
         return None
@@ -63,7 +69,7 @@ def evaluator(
         return Moments.of(embed_dataset(space, dataset, SUBSET_SEED, n, quietly))
 
     def of_seed(state: State, s: int) -> float:
-        own, starts = sample.of_seed(state, s), range(0, count, size)
+        own, starts = sample.of_seed(state, s, weights), range(0, count, size)
         chunks = [hosts.fetch(draw(*own, jnp.arange(at, at + size))) for at in starts]
         images = np.concatenate(chunks)[:count]
         return frechet(real(), Moments.of(embed(space, images, quietly)))
@@ -71,7 +77,7 @@ def evaluator(
     def evaluate(state: State) -> dict[str, Any]:
         values = [of_seed(state, s) for s in range(len(state.seed))]
         console.print(f"step {state.step[0]}: {space.distance} {np.mean(values):.2f}")
-        about = {"n_real": real().n, "n_fake": count, "sampler": options}
+        about = {"n_real": real().n, "n_fake": count, "weights": weights, "sampler": options}
         return {"name": space.distance, "values": values, **about}
 
     return evaluate

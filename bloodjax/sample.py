@@ -23,6 +23,7 @@ from bloodjax.randomness import Purpose, key_at
 from bloodjax.steps import State
 from bloodjax.workdir import replacing
 
+WEIGHTS = ("ema", "raw")  # what images are drawn with: the moving average, or the parameters
 TRACES = 4  # how many samples' traces are kept
 PARTS = ".samples-"  # what the folders of chunks are called before samples.npz is whole
 
@@ -55,15 +56,22 @@ def drawing(method: Method, options: dict[str, Any]) -> Callable[..., Array]:
     return sweep.over_devices(functools.partial(images, draw))
 
 
-def of_seed(state: State, s: int) -> tuple[Params, Stats, Array]:
-    """What the s-th seed's images are drawn with, on the device: average, statistics, seed."""
-    return jax.tree.map(lambda x: jnp.asarray(x[s]), (state.ema, state.stats, state.seed))
+def of_seed(state: State, s: int, weights: str) -> tuple[Params, Stats, Array]:
+    """What the s-th seed's images are drawn with, on the device: parameters, statistics, seed.
+
+    Args:
+        weights: which parameters, one of `WEIGHTS`.
+    """
+    params = {"ema": state.ema, "raw": state.params}[weights]
+    return jax.tree.map(lambda x: jnp.asarray(x[s]), (params, state.stats, state.seed))
 
 
-def check(method: Method, *, count: int, chunk: int, **options: Any) -> None:
+def check(method: Method, *, count: int, chunk: int, weights: str = "ema", **options: Any) -> None:
     """Refuse, before any work, what `run` could not do: ValueError naming the value."""
     if count < 1 or chunk < 1:
         raise ValueError(f"sample.count={count}, sample.chunk={chunk}: expected at least 1 each")
+    if weights not in WEIGHTS:
+        raise ValueError(f"sample.weights={weights!r}: expected {' or '.join(WEIGHTS)}")
     accepts(method.sample, "sample", options)
     # Tracing computes nothing, but meets every check that the sampler makes of its options.
     params, stats = jax.eval_shape(method.init, random.key(0))
@@ -71,7 +79,14 @@ def check(method: Method, *, count: int, chunk: int, **options: Any) -> None:
 
 
 def run(
-    method: Method, state: State, workdir: Path, *, count: int, chunk: int, **options: Any
+    method: Method,
+    state: State,
+    workdir: Path,
+    *,
+    count: int,
+    chunk: int,
+    weights: str = "ema",
+    **options: Any,
 ) -> None:
     """Write `count` images of every seed of `state` to samples.npz, unless they are there.
 
@@ -81,6 +96,7 @@ def run(
         count: images per seed.
         chunk: images per dispatch and device. Another one is another program, whose rounding may
             change a pixel by a grey level, and nothing else.
+        weights: "ema", the moving average of the parameters, or "raw", the parameters themselves.
         options: the sampler's own, see the method's `sample`.
 
     Raises:
@@ -88,16 +104,17 @@ def run(
         SystemExit: SIGINT or SIGTERM; the chunk was finished and saved first.
     """
     file, size = workdir / "samples.npz", chunk * jax.device_count()
+    # The digest tells one training from another, so it is that of the average for both weights.
     model = {"step": int(state.step[0]), "sha256": digest((state.seed, state.ema, state.stats))}
-    made_by = {**model, "count": count, "options": options}
+    made_by = {**model, "count": count, "weights": weights, "options": options}
     if hosts.from_main(lambda: is_made(file, made_by), np.bool_(False)):
         console.print(f"{file} is there already ({count} images a seed)")
     else:
         # Chunks are named by all that they depend on; `count` is nothing of it.
-        name = hashlib.sha256(json.dumps([model, options, size]).encode()).hexdigest()
+        name = hashlib.sha256(json.dumps([model, weights, options, size]).encode()).hexdigest()
         parts = workdir / f"{PARTS}{name[:16]}"
         parts.mkdir(exist_ok=True)
-        draw_chunks(method, state, parts, count, size, options)
+        draw_chunks(method, state, parts, count, size, weights, options)
         if hosts.is_main():
             seeds = np.asarray(state.seed)
             out = np.empty((len(seeds), count, *method.shape), np.uint8)
@@ -119,13 +136,19 @@ def run(
 
 
 def draw_chunks(
-    method: Method, state: State, parts: Path, count: int, size: int, options: dict[str, Any]
+    method: Method,
+    state: State,
+    parts: Path,
+    count: int,
+    size: int,
+    weights: str,
+    options: dict[str, Any],
 ) -> None:
     """Make what is missing in `parts`: SEED-START.npy of each chunk, and each SEED-trace.npy."""
     draw = drawing(method, options)
     strip = jax.jit(functools.partial(images, functools.partial(method.trace, **options)))
 
-    model = functools.lru_cache(maxsize=1)(functools.partial(of_seed, state))
+    model = functools.lru_cache(maxsize=1)(functools.partial(of_seed, state, weights=weights))
     seeds, starts = range(len(state.seed)), range(0, count, size)
     chunks = {(s, start): parts / f"{s}-{start}.npy" for s in seeds for start in starts}
     made = hosts.from_main(
@@ -210,14 +233,16 @@ def is_made(file: Path, made_by: dict[str, Any]) -> bool:
 
 
 def origin(file: Path) -> dict[str, Any]:
-    """What the samples in `file` were made by: step, sha256 of the model, count, options.
+    """What the samples in `file` were made by: step, sha256 of the model, count, weights, options.
+
+    Samples of before there was a choice of weights do not name them, and are of the average.
 
     Raises:
         ValueError: it is not a file that `run` wrote.
     """
     try:
-        made_by = json.loads(str(npz.read(file, "made_by")["made_by"]))
-        return {name: made_by[name] for name in ("step", "sha256", "count", "options")}
+        made_by = {"weights": "ema"} | json.loads(str(npz.read(file, "made_by")["made_by"]))
+        return {name: made_by[name] for name in ("step", "sha256", "count", "weights", "options")}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file} is damaged or was not made here ({error}): move it away and sample again, "
@@ -225,11 +250,13 @@ def origin(file: Path) -> dict[str, Any]:
         ) from None
 
 
-def check_made(workdir: Path, *, count: int, chunk: int, **options: Any) -> None:
+def check_made(
+    workdir: Path, *, count: int, chunk: int, weights: str = "ema", **options: Any
+) -> None:
     """Refuse to go on with samples that other options made: ValueError naming file and options."""
     file = workdir / "samples.npz"
     if file.exists():
-        then, now = origin(file), {"count": count, "options": options}
+        then, now = origin(file), {"count": count, "weights": weights, "options": options}
         if then | now != then:
             was = {name: then[name] for name in now}
             raise ValueError(f"{file} was made with {was}, now {now}: sample again, --mode=sample")

@@ -39,6 +39,8 @@ def base(name: str) -> ConfigDict:
             "sample": {
                 "count": 10_000,  # the paper's
                 "checkpoint": "newest",  # the paper's; or best, by train.evaluate
+                # The average of the parameters (see train.ema_decay); or raw, the last ones.
+                "weights": "ema",
                 # Images per dispatch and device, which takes memory. Another number is another
                 # program, which may round a pixel to the next grey level.
                 "chunk": 250,

@@ -17,9 +17,11 @@ from bloodjax.checkpoint import Checkpoints
 SEEDS = (0, 5)
 
 
-@pytest.mark.parametrize("name", methods.names())
-def test_the_value_is_that_of_the_scores(name, tmp_path, capsys):
-    drawn = {"count": 30, "chunk": 8, **OPTIONS.get(name, {})}
+@pytest.mark.parametrize(
+    ("name", "weights"), [*((name, "ema") for name in methods.names()), ("vae", "raw")]
+)
+def test_the_value_is_that_of_the_scores(name, weights, tmp_path, capsys):
+    drawn = {"count": 30, "chunk": 8, "weights": weights, **OPTIONS.get(name, {})}
     found = evaluate.evaluator(method(name), cells(), **drawn)(state(name, SEEDS))
     sample.run(method(name), state(name, SEEDS), tmp_path, **drawn | {"count": 50})
     scores = score.run(tmp_path, cells(), features=("bloodnet",), count=30, draws=1)["scores"]
@@ -28,6 +30,7 @@ def test_the_value_is_that_of_the_scores(name, tmp_path, capsys):
         "values": [s["value"] for s in scores],
         "n_real": scores[0]["n_real"],
         "n_fake": scores[0]["n_fake"],
+        "weights": weights,
         "sampler": OPTIONS.get(name, {}),
     }
     assert len(set(found["values"])) == len(SEEDS)

@@ -99,14 +99,56 @@ def test_the_same_command_does_not_draw_again_and_another_does(tmp_path, monkeyp
         near(file["images"][:, :11], first["images"])
 
 
-def test_sampling_uses_the_average(tmp_path):
-    with_ema = draw(tmp_path / "a", "vae")["images"]
-    other = state("vae")
-    other = other._replace(params=jax.tree.map(np.zeros_like, other.params))
+@pytest.mark.parametrize(("weights", "other"), [("ema", "params"), ("raw", "ema")])
+def test_sampling_uses_the_weights_asked_for(weights, other, tmp_path):
+    expected = draw(tmp_path / "a", "vae", weights=weights)["images"]
+    without = state("vae")
+    without = without._replace(**{other: jax.tree.map(np.zeros_like, getattr(without, other))})
     (tmp_path / "b").mkdir()
-    sample.run(method("vae"), other, tmp_path / "b", count=11, chunk=4)
+    sample.run(method("vae"), without, tmp_path / "b", count=11, chunk=4, weights=weights)
     with np.load(tmp_path / "b" / "samples.npz") as file:
-        np.testing.assert_array_equal(file["images"], with_ema)
+        np.testing.assert_array_equal(file["images"], expected)
+        assert len(np.unique(file["images"])) > 9
+
+
+def test_other_weights_are_other_samples_of_the_same_training(tmp_path):
+    average = draw(tmp_path / "a", "vae")["images"]
+    how = {"count": 11, "chunk": 4, "weights": "raw"}
+    with pytest.raises(ValueError, match="made with .*'ema'.*, now .*'raw'.*--mode=sample"):
+        sample.check_made(tmp_path / "a", **how)
+    sample.run(method("vae"), state("vae"), tmp_path / "a", **how)
+    sample.check_made(tmp_path / "a", **how)
+    with np.load(tmp_path / "a" / "samples.npz") as file:
+        raw = file["images"]
+    assert not np.array_equal(raw, average)
+    sample.run(method("vae"), state("vae"), tmp_path / "a", **how | {"weights": "ema"})
+    with np.load(tmp_path / "a" / "samples.npz") as file:
+        np.testing.assert_array_equal(file["images"], average)
+
+
+def test_chunks_of_other_weights_are_not_gone_on_with(tmp_path, monkeypatch):
+    raw = draw(tmp_path / "a", "vae", weights="raw")["images"]
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(sample, "join_chunks", broken)
+        draw(tmp_path / "b", "vae")
+    assert list((tmp_path / "b").glob(".samples-*/0-0.npy"))
+    sample.run(method("vae"), state("vae"), tmp_path / "b", count=11, chunk=4, weights="raw")
+    with np.load(tmp_path / "b" / "samples.npz") as file:
+        np.testing.assert_array_equal(file["images"], raw)
+
+
+def broken(*_):
+    raise RuntimeError
+
+
+def test_samples_that_do_not_name_their_weights_are_of_the_average(tmp_path):
+    made = draw(tmp_path / "a", "vae")
+    about = json.loads(str(made["made_by"]))
+    assert about.pop("weights") == "ema"
+    np.savez(tmp_path / "a" / "samples.npz", **made | {"made_by": json.dumps(about)})
+    sample.check_made(tmp_path / "a", count=11, chunk=4)
+    with pytest.raises(ValueError, match="'raw'"):
+        sample.check_made(tmp_path / "a", count=11, chunk=4, weights="raw")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +156,7 @@ def test_sampling_uses_the_average(tmp_path):
     [
         ({"count": 0}, "sample.count=0"),
         ({"chunk": 0}, "sample.chunk=0"),
+        ({"weights": "average"}, "sample.weights='average': expected ema or raw"),
         ({"steps": 1001}, "sample.steps=1001"),
         ({"variance": "large"}, "'large'"),
         ({"step": 3}, r"sample\.step: no such option; did you mean sample\.steps"),
