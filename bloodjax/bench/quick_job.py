@@ -13,12 +13,13 @@ import numpy as np
 
 from bloodjax import methods, score
 from bloodjax.bench import results
-from bloodjax.bench.contest import ENVIRONMENT, Contestant
+from bloodjax.bench.contest import ENVIRONMENT, Contestant, Failed
 from bloodjax.bench.parity import flatten
 from bloodjax.data import Dataset
 from bloodjax.steps import initial, optimizer
 from bloodjax.workdir import read_json
 
+SAMPLER = ("steps", "eta", "clip", "variance")  # the options of the DDPM's, which the twin has
 SECONDS = 0.05  # between two looks whether the samples are there
 
 
@@ -38,17 +39,17 @@ def compare(
         dataset: what the samples are scored against.
         folder: for the files; holds images.npy.
     """
-    own, whole = jax_job(job, folder / "jax")
-    config = read_json(folder / "jax" / "config.json")["config"]
-    scored = read_json(folder / "jax" / "scores.json")["scores"][0]
-    prepare(config, dataset, threads, folder)
-    theirs = timed([torch_python, "-m", "bloodjax.bench.torch_quick", str(folder)])
+    try:
+        own, whole = jax_job(job, folder / "jax")
+        config = read_json(folder / "jax" / "config.json")["config"]
+        scored = read_json(folder / "jax" / "scores.json")["scores"][0]
+        prepare(config, dataset, threads, folder)
+        theirs = timed([torch_python, "-m", "bloodjax.bench.torch_quick", str(folder)])
+    except Failed as error:
+        return [row(side, None, None, f"not measured: {error}") for side in ("jax", "torch")]
     images = np.load(folder / "samples.npy")
     rival = judged(images, config, dataset, folder / "torch")
-    return [
-        row("jax", "launch.py", whole, scored),
-        row("torch", "channels_last", theirs + whole - own, rival),
-    ]
+    return [row("jax", whole, scored), row("torch", theirs + whole - own, rival)]
 
 
 def jax_job(job: Sequence[str], workdir: Path) -> tuple[float, float]:
@@ -59,7 +60,7 @@ def jax_job(job: Sequence[str], workdir: Path) -> tuple[float, float]:
         time.sleep(SECONDS)
     own = time.perf_counter() - begin
     if process.wait():
-        raise ValueError(f"{' '.join(job)} ended with exit code {process.returncode}")
+        raise Failed(f"{' '.join(job)} ended with exit code {process.returncode}")
     return own, time.perf_counter() - begin
 
 
@@ -76,7 +77,7 @@ def prepare(config: dict[str, Any], dataset: Dataset, threads: int, folder: Path
         **{name: train[name] for name in ("epochs", "batch_size")},
         **{name: options.pop(name) for name in ("count", "chunk")},
     }
-    options.pop("checkpoint", None)
+    options = {name: value for name, value in options.items() if name in SAMPLER}
     (folder / "job.json").write_text(json.dumps(plan | {"options": options}), "utf-8")
 
 
@@ -85,7 +86,7 @@ def timed(command: Sequence[str]) -> float:
     begin = time.perf_counter()
     done = subprocess.run(command, env=os.environ | ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        raise ValueError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+        raise Failed(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
     return time.perf_counter() - begin
 
 
@@ -105,9 +106,12 @@ def judged(
     return score.run(workdir, dataset, **config["score"])["scores"][0]
 
 
-def row(side: str, variant: str, seconds: float, scored: dict[str, Any]) -> results.Row:
-    contestant = Contestant(side, variant, {}, "")
-    contestant.times = [seconds]
-    found = results.row("time to score", 0, "float32", contestant)
+def row(
+    side: str, seconds: float | None, scored: dict[str, Any] | None, note: str = ""
+) -> results.Row:
+    """A row; of a job that failed one without a time, and why."""
+    contestant = Contestant(side, {"jax": "launch.py", "torch": "channels_last"}[side], {}, "")
+    contestant.times = [] if seconds is None else [seconds]
+    found = results.row("time to score", 0, "float32", contestant, 0.0, note)
     unknown = dict.fromkeys(("compile_s", "peak_bytes"))
-    return found | unknown | {"score": {scored["name"]: scored["value"]}}
+    return found | unknown | {"score": scored and {scored["name"]: scored["value"]}}

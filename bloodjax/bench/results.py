@@ -91,12 +91,16 @@ def complete(rows: list[Row]) -> list[Row]:
 
 
 def write(workdir: Path, rows: list[Row]) -> None:
-    """speed.json (the rows), speed.md, speed.png, and the table on the terminal."""
+    """speed.json (the rows), speed.md and speed.png."""
     text = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(workdir / "speed.json", text + "\n")
     write_text(workdir / "speed.md", markdown(rows))
     with replacing(workdir / "speed.png") as part:
         part.write_bytes(draw_speed(rows))
+
+
+def show(workdir: Path, rows: list[Row]) -> None:
+    """The table on the terminal, and why a row is not in it."""
     table = Table(*HEADINGS, title="ratio: the fastest rival's time over the row's own")
     for own in rows:
         if own["median_s"]:

@@ -138,10 +138,12 @@ def run(
         missing = prove(bench)
         for task in tasks(bench, folder, [128] if quick else batches):
             rows += measure(task, repeats, missing)
+            results.write(workdir, results.complete(rows))  # all so far, whatever comes
         if not quick and not missing:
             rows += quick_job.compare(job, bench.python, told["threads"], dataset, Path(folder))
     rows += [] if bench.gpu else unmeasured(rows)
     results.write(workdir, results.complete(rows))
+    results.show(workdir, rows)
     return rows
 
 
