@@ -76,7 +76,8 @@ def prepare(config: dict[str, Any], dataset: Dataset, threads: int, folder: Path
         **{name: train[name] for name in ("epochs", "batch_size")},
         **{name: options.pop(name) for name in ("count", "chunk")},
     }
-    options.pop("checkpoint", None)
+    for name in ("checkpoint", "weights"):  # PyTorch's has the newest, averaged
+        options.pop(name, None)
     (folder / "job.json").write_text(json.dumps(plan | {"options": options}), "utf-8")
 
 
