@@ -21,6 +21,7 @@ from bloodjax import (
     report,
     sample,
     score,
+    tensorboard,
     train,
     workdir,
 )
@@ -64,6 +65,7 @@ def main(argv: list[str]) -> None:
     train.check(seeds=config["seeds"], **config["train"])
     evaluate.check(config["train"]["evaluate"], config["sample"]["checkpoint"])
     sample.check(method, **sampler(config))
+    tensorboard.check(**config["log"])
     what = {k: v for k, v in config.items() if k != "data"}  # where the data lies may differ
     hosts.same("configuration, data set or mode", [what, dataset.digest, MODE.value])
     if MODE.value == "report":  # of what there is, which another process may be writing
@@ -91,13 +93,22 @@ def work(
 ) -> None:
     """The stages that the mode asks for, one after the other; scores are of these `spaces`."""
     seeds, how, mode = config["seeds"], sampler(config), MODE.value
+    board = None
+    if config["log"]["tensorboard"] and hosts.is_main():
+        board = tensorboard.Board(folder, seeds, dataset)
     if mode in ("run", "train"):
-        judge = evaluate.evaluator(method, dataset, **how | {"count": config["train"]["evaluate"]})
-        train.run(method, dataset, folder, seeds=seeds, **config["train"] | {"evaluate": judge})
+        few = how | {"count": config["train"]["evaluate"], "show": board and board.draw}
+        judge = evaluate.evaluator(method, dataset, **few)
+        hooks = {"evaluate": judge, "watch": board and board.follow}
+        train.run(method, dataset, folder, seeds=seeds, **config["train"] | hooks)
+        if board:
+            board.follow()  # of a training that was over before it was asked for
     if mode in ("run", "sample"):
         which = config["sample"]["checkpoint"]
         state = train.restore(method, folder, seeds=seeds, checkpoint=which)
         sample.run(method, state, folder, **how)
+        if board:
+            board.show(score.read_samples(folder, dataset))
     if mode in ("run", "score"):
         sample.check_made(folder, **how)
         score.run(folder, dataset, **config["score"] | {"features": spaces})

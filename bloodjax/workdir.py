@@ -23,7 +23,13 @@ from bloodjax.data import Dataset
 from bloodjax.progress import console
 
 # What a run takes, not what it is: these keys may change between two commands.
-FREE = ("train.checkpoint_epochs", "train.evaluate", "train.keep", "sample.chunk")
+FREE = (
+    "log.tensorboard",
+    "train.checkpoint_epochs",
+    "train.evaluate",
+    "train.keep",
+    "sample.chunk",
+)
 STALE = 86_400  # seconds after which nobody is still writing a file
 REMEDIES = {
     errno.ENOSPC: "free some space",
