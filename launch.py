@@ -22,6 +22,7 @@ from bloodjax import (
     report,
     sample,
     score,
+    tensorboard,
     train,
     workdir,
 )
@@ -44,7 +45,8 @@ MODE = flags.DEFINE_enum(
 WORKDIR = flags.DEFINE_string("workdir", None, "where the files go (default runs/<config name>)")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several hosts")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "on all hosts; 1: alone, ask nobody")
-NOT_OF_THE_MODEL = ("name", "sample", "score", "bench", "log")  # groups
+# What two runs may differ in while one draws from the other's model.
+NOT_OF_THE_MODEL = ("name", "sample", "score", "bench", "log")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
 
 
@@ -63,9 +65,7 @@ def main(argv: list[str]) -> None:
     folder = Path(WORKDIR.value or Path("runs", config["name"]))
     dataset = hosts.main_first(lambda: data.load(**config["data"]))
     hosts.same("data set or mode", [dataset.digest, MODE.value])
-    if MODE.value == "benchmark":
-        benchmark(config, dataset, folder)
-    elif "runs" in config:
+    if "runs" in config:
         study(config, dataset, folder, dtype)
     else:
         one(config, dataset, folder, check(config, dataset, dtype))
@@ -86,6 +86,7 @@ def check(config: dict[str, Any], dataset: Dataset, dtype: str) -> Checked:
     evaluate.check(config["train"]["evaluate"], config["sample"]["checkpoint"])
     sample.check(method, **sampler(config))
     export.check(config["sample"]["export"])
+    tensorboard.check(**config["log"])
     what = {k: v for k, v in config.items() if k != "data"}  # where the data lies may differ
     hosts.same("configuration", what)
     scored = MODE.value in ("run", "score")
@@ -104,15 +105,19 @@ def one(config: dict[str, Any], dataset: Dataset, folder: Path, checked: Checked
         workdir.compare(folder, config, dataset)
         if hosts.is_main():
             report.run(folder, dataset)
-        return
-    free = [MODE.value] if MODE.value in ("sample", "score") else []
-    with workdir.lock(folder):
-        workdir.claim(folder, config, dataset, free)
-        work(config, dataset, folder, checked)
+    elif MODE.value == "benchmark":
+        benchmark(config, dataset, folder)
+    else:
+        free = [MODE.value] if MODE.value in ("sample", "score") else []
+        with workdir.lock(folder):
+            workdir.claim(folder, config, dataset, free)
+            work(config, dataset, folder, checked)
 
 
 def study(config: dict[str, Any], dataset: Dataset, folder: Path, dtype: str) -> None:
     """Several runs, each in its folder in `folder`, and one report of all of them."""
+    if MODE.value == "benchmark":
+        raise app.UsageError("--mode=benchmark is of one method, e.g. --config=configs/ddpm.py")
     runs = {folder / name: config["runs"][name] for name in config["order"]}
     checked = {where: check(own, dataset, dtype) for where, own in runs.items()}
     for where, own in runs.items():
@@ -128,9 +133,15 @@ def work(config: dict[str, Any], dataset: Dataset, folder: Path, checked: Checke
     """The stages that the mode asks for, one after the other."""
     seeds, how, mode = config["seeds"], sampler(config), MODE.value
     method, model = checked.method, config["sample"]["model"]
+    shown = config["log"]["tensorboard"] and hosts.is_main()
+    board = tensorboard.Board(folder, seeds, dataset) if shown else None
     if mode in ("run", "train") and not model:
-        judge = evaluate.evaluator(method, dataset, **how | {"count": config["train"]["evaluate"]})
-        train.run(method, dataset, folder, seeds=seeds, **config["train"] | {"evaluate": judge})
+        few = how | {"count": config["train"]["evaluate"], "show": board and board.draw}
+        judge = evaluate.evaluator(method, dataset, **few)
+        hooks = {"evaluate": judge, "watch": board and board.follow}
+        train.run(method, dataset, folder, seeds=seeds, **config["train"] | hooks)
+        if board:
+            board.follow()  # of a training that was over before it was asked for
     if mode in ("run", "sample"):
         if model:  # trained just as this configuration says
             workdir.compare(folder.parent / model, config, dataset, NOT_OF_THE_MODEL)
@@ -139,6 +150,8 @@ def work(config: dict[str, Any], dataset: Dataset, folder: Path, checked: Checke
         sample.run(method, state, folder, **how)
         if hosts.is_main():
             export.of_run(folder, config["sample"]["export"], dataset.classes)
+        if board:
+            board.show(score.read_samples(folder, dataset))
     if mode in ("run", "score"):
         sample.check_made(folder, **how)
         score.run(folder, dataset, **config["score"] | {"features": checked.spaces})

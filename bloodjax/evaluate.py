@@ -43,6 +43,7 @@ def evaluator(
     count: int,
     chunk: int,
     weights: str = "ema",
+    show: Callable[[int, int, np.ndarray], None] | None = None,
     **options: Any,
 ) -> Callable[[State], dict[str, Any]] | None:
     """What `train.run` evaluates its checkpoints by; None if `count` is 0.
@@ -53,6 +54,7 @@ def evaluator(
     Args:
         count: images per seed, and real ones as far as there are so many.
         chunk, weights, options: as in `sample.run`.
+        show: called with each seed, the step, and the images, uint8 [count, H, W, C].
 
     Returns:
         The function state -> {"name": "fd_bloodnet", "values": the Fréchet distance of each seed's
@@ -72,6 +74,8 @@ def evaluator(
         own, starts = sample.of_seed(state, s, weights), range(0, count, size)
         chunks = [hosts.fetch(draw(*own, jnp.arange(at, at + size))) for at in starts]
         images = np.concatenate(chunks)[:count]
+        if show:
+            show(int(state.seed[s]), int(state.step[s]), images)
         return frechet(real(), Moments.of(embed(space, images, quietly)))
 
     def evaluate(state: State) -> dict[str, Any]:

@@ -79,12 +79,19 @@ class Log:
         seeds: Sequence[int],
         per_epoch: int,
         batch_size: int,
+        watch: Callable[[], None] | None = None,
     ) -> None:
-        """`tell(steps, note)` shows progress; `fetch` brings what a program gave to the host."""
+        """`tell(steps, note)` shows progress; `fetch` brings what a program gave to the host.
+
+        `watch` is called now, and after each dispatch when its lines can be read in the file.
+        """
         self.file, self.tell, self.fetch = file, tell, fetch
         self.seeds, self.per_epoch, self.batch_size = seeds, per_epoch, batch_size
         self.pending: tuple[int, Any, dict[str, float]] | None = None
         self.speed: dict[str, float] = {}  # of the dispatch to come
+        self.watch = watch
+        if watch:
+            watch()
         self.mark = time.perf_counter()
 
     def compiled(self, seconds: float) -> None:
@@ -126,6 +133,9 @@ class Log:
         self.mark = time.perf_counter()
         speed["images_per_s"] = rate
         losses = write(self.file, self.seeds, begin, self.per_epoch, chunk, speed, last)
+        if self.watch:
+            self.file.flush()
+            self.watch()
         self.tell(length, f"{rate:.0f} images/s  {losses}")
 
 

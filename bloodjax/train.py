@@ -103,6 +103,7 @@ def run(
     checkpoint_epochs: int,
     keep: int,
     evaluate: Evaluate | None = None,
+    watch: Callable[[], None] | None = None,
 ) -> State:
     """Train every seed to the end, from the last checkpoint in `workdir` if there is one.
 
@@ -115,6 +116,7 @@ def run(
         strategy: how the seeds are spread over the devices: see `autotune.expand`.
         checkpoint_epochs, keep: epochs between checkpoints, the end is always one; how many stay.
         evaluate: how good is each of these? The best one stays, too.
+        watch: called before the first step and whenever metrics.jsonl has further lines.
 
     Returns:
         The final state, NumPy arrays with a leading seed axis.
@@ -145,7 +147,7 @@ def run(
             console.print(f"training goes on from step {begin} of {total} ({workdir})")
         program = autotune.choose(strategy, step, choice, length, state, shuffle(0), data)
         with metrics.appending(log_file) as file, progress("train", total, begin) as tell:
-            log = metrics.Log(file, tell, program.fetch, seeds, per_epoch, batch_size)
+            log = metrics.Log(file, tell, program.fetch, seeds, per_epoch, batch_size, watch)
             for done, held in dispatches(program, state, shuffle, data, epochs, length, log):
                 # A signal after this line waits for the next step; all stop at the same one.
                 leaving = hosts.largest(stopped[0] if stopped else 0)

@@ -24,6 +24,7 @@ from bloodjax.progress import console
 
 # What a run takes, not what it is: these keys may change between two commands.
 FREE = (
+    "log.tensorboard",
     "train.checkpoint_epochs",
     "train.evaluate",
     "train.keep",

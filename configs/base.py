@@ -56,6 +56,11 @@ def base(name: str) -> ConfigDict:
                 "count": 10_000,  # real images to compare with: the paper's
                 "draws": 5,  # of the real images for one model's σ: the paper's five
             },
+            "log": {
+                # Losses, speed and pictures for TensorBoard in WORKDIR/tensorboard, too. Off: it
+                # needs a package more (pip install tensorboardX) for what the report shows as well.
+                "tensorboard": False,
+            },
             "bench": {  # --mode=benchmark
                 "torch_python": "",  # PyTorch's interpreter; empty: this one
                 "batches": (32, 128, 512),  # sizes of the training step

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from contextlib import nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -165,14 +166,16 @@ def check_alike(one, two, seeds, steps):
 def test_two_processes_are_as_one(alone, pair, tmp_path):
     """A DCGAN of one seed: every batch, with its BatchNorm, is spread over both processes."""
     one, two = tmp_path / "one", tmp_path / "two"
-    main, other = succeed(*pair("gan", two))
-    succeed(alone("gan", one))
+    board = ["--config.log.tensorboard"] if find_spec("tensorboardX") else []
+    main, other = succeed(*pair("gan", two, *board))
+    succeed(alone("gan", one, *board))
     check_alike(one, two, [3], steps=2)
     assert "2 processes, 8 devices" in main and "report:" in main
     ours = ("processes,", "compiled", "train ", "sample ", "score ", "report:")
     assert not [line for line in other.splitlines() if line.startswith(ours)], "only 0 reports"
     record = json.loads((two / "strategy.json").read_text())
     assert (record["strategy"], record["devices"], record["processes"]) == ("sharded", 8, 2)
+    assert [p.parent.name for p in two.glob("*/*/*tfevents*")] == ["seed3"] * len(board)
 
 
 def test_stopped_or_killed_it_goes_on_where_it_was(alone, slurm, tmp_path):

@@ -120,7 +120,8 @@ def test_what_a_run_takes_may_change_and_what_it_is_may_not(tmp_path):
         return config | {group: config[group] | {name: value}}
 
     workdir.claim(tmp_path, config, few())
-    for key in ("sample.chunk", "train.keep", "train.checkpoint_epochs", "train.evaluate"):
+    free = "sample.chunk train.keep train.checkpoint_epochs train.evaluate log.tensorboard"
+    for key in free.split():
         now = json.loads(json.dumps(changed(key, 9)))
         workdir.claim(tmp_path, now, few())
         assert json.loads((tmp_path / "config.json").read_text())["config"] == now
