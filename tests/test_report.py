@@ -12,6 +12,7 @@ from PIL import Image
 
 from bloodjax import metrics, report
 from bloodjax.data import Dataset
+from bloodjax.images import tile
 from bloodjax.report import figures
 
 CLASSES = ("<script>alert(1)</script>", r"$\nope$ cells", "plain", "empty")
@@ -313,7 +314,7 @@ def test_other_shapes(tmp_path, shape):
 
 def test_tile_shows_grey_as_grey():
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 1), dtype=np.uint8)
-    grid = figures.tile(images, 3)
+    grid = tile(images, 3)
     assert grid.shape == (2 * 86, 3 * 86, 3) and grid.dtype == np.uint8
     assert (grid == grid[..., :1]).all()
     assert (grid[:84:21, :84:21, 0] == images[0, :, :, 0]).all()
