@@ -14,6 +14,7 @@ from bloodjax import metrics, report
 from bloodjax.data import Dataset
 from bloodjax.images import tile
 from bloodjax.report import figures
+from bloodjax.report.page import headline
 
 CLASSES = ("<script>alert(1)</script>", r"$\nope$ cells", "plain", "empty")
 CONFIG = {
@@ -188,6 +189,14 @@ def test_the_page_says_what_was_found(workdir):
         assert words in text
     assert "nan" not in text.lower().split() and "None" not in text
     assert "synthetic" not in text.lower()
+
+
+@pytest.mark.parametrize("space", ["bloodnet", "inception", "inception-64"])
+@pytest.mark.parametrize("mistake", ["", "-raw-range", "-raw-reals"])
+def test_a_mistake_is_called_one(space, mistake):
+    summary = {**SCORES["summary"][0], "features": space + mistake}
+    text = headline(summary, SCORES["scores"])
+    assert ("a range that it does not expect" in text) == bool(mistake)
 
 
 def test_names_are_escaped(workdir):
