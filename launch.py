@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
@@ -16,6 +16,7 @@ from bloodjax import (
     data,
     doctor,
     evaluate,
+    export,
     hosts,
     methods,
     report,
@@ -30,6 +31,7 @@ from bloodjax.data import Dataset
 from bloodjax.interrupt import stop_at_once
 from bloodjax.methods import Method
 from bloodjax.progress import console
+from bloodjax.report import study as study_report
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "what to do, e.g. configs/ddpm.py or configs/ddpm.py:quick"
@@ -43,6 +45,8 @@ MODE = flags.DEFINE_enum(
 WORKDIR = flags.DEFINE_string("workdir", None, "where the files go (default runs/<config name>)")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several hosts")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "on all hosts; 1: alone, ask nobody")
+# What two runs may differ in while one draws from the other's model.
+NOT_OF_THE_MODEL = ("name", "sample", "score", "bench", "log")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
 
 
@@ -60,14 +64,43 @@ def main(argv: list[str]) -> None:
     hosts.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     folder = Path(WORKDIR.value or Path("runs", config["name"]))
     dataset = hosts.main_first(lambda: data.load(**config["data"]))
+    hosts.same("data set or mode", [dataset.digest, MODE.value])
+    if "runs" in config:
+        study(config, dataset, folder, dtype)
+    else:
+        one(config, dataset, folder, check(config, dataset, dtype))
+    hosts.barrier()  # all leave together
+
+
+class Checked(NamedTuple):
+    """What was made of a configuration: its method, and the feature spaces that can be had."""
+
+    method: Method
+    spaces: list[str]
+
+
+def check(config: dict[str, Any], dataset: Dataset, dtype: str) -> Checked:
+    """Refuse, before any work, what cannot be done; may download weights."""
     method = methods.make(shape=dataset.images.shape[1:], dtype=dtype, **config["method"])
-    free = MODE.value if MODE.value in ("sample", "score") else ""
     train.check(seeds=config["seeds"], **config["train"])
     evaluate.check(config["train"]["evaluate"], config["sample"]["checkpoint"])
     sample.check(method, **sampler(config))
+    export.check(config["sample"]["export"])
     tensorboard.check(**config["log"])
     what = {k: v for k, v in config.items() if k != "data"}  # where the data lies may differ
-    hosts.same("configuration, data set or mode", [what, dataset.digest, MODE.value])
+    hosts.same("configuration", what)
+    scored = MODE.value in ("run", "score")
+    return Checked(method, score.check(**config["score"]) if scored else [])
+
+
+def sampler(config: dict[str, Any]) -> dict[str, Any]:
+    """How to sample: the group but for what is sampled from, and what else is written."""
+    others = ("checkpoint", "export", "model")
+    return {key: value for key, value in config["sample"].items() if key not in others}
+
+
+def one(config: dict[str, Any], dataset: Dataset, folder: Path, checked: Checked) -> None:
+    """One run: what the mode asks for, in its folder."""
     if MODE.value == "report":  # of what there is, which another process may be writing
         workdir.compare(folder, config, dataset)
         if hosts.is_main():
@@ -75,28 +108,34 @@ def main(argv: list[str]) -> None:
     elif MODE.value == "benchmark":
         benchmark(config, dataset, folder)
     else:
-        scored = MODE.value in ("run", "score")
-        spaces = score.check(**config["score"]) if scored else []  # may download weights
+        free = [MODE.value] if MODE.value in ("sample", "score") else []
         with workdir.lock(folder):
             workdir.claim(folder, config, dataset, free)
-            work(config, method, dataset, folder, spaces)
-    hosts.barrier()  # all leave together
+            work(config, dataset, folder, checked)
 
 
-def sampler(config: dict[str, Any]) -> dict[str, Any]:
-    """How to sample: the group but for what it is to be sampled from."""
-    return {key: value for key, value in config["sample"].items() if key != "checkpoint"}
+def study(config: dict[str, Any], dataset: Dataset, folder: Path, dtype: str) -> None:
+    """Several runs, each in its folder in `folder`, and one report of all of them."""
+    if MODE.value == "benchmark":
+        raise app.UsageError("--mode=benchmark is of one method, e.g. --config=configs/ddpm.py")
+    runs = {folder / name: config["runs"][name] for name in config["order"]}
+    checked = {where: check(own, dataset, dtype) for where, own in runs.items()}
+    for where, own in runs.items():
+        if MODE.value == "report" and not (where / "samples.npz").exists():
+            continue  # its row says so
+        console.rule(str(where))
+        one(own, dataset, where, checked[where])
+    if MODE.value in ("run", "report") and hosts.is_main():
+        study_report.run(config["title"], config["columns"], runs, dataset, folder)
 
 
-def work(
-    config: dict[str, Any], method: Method, dataset: Dataset, folder: Path, spaces: list[str]
-) -> None:
-    """The stages that the mode asks for, one after the other; scores are of these `spaces`."""
+def work(config: dict[str, Any], dataset: Dataset, folder: Path, checked: Checked) -> None:
+    """The stages that the mode asks for, one after the other."""
     seeds, how, mode = config["seeds"], sampler(config), MODE.value
-    board = None
-    if config["log"]["tensorboard"] and hosts.is_main():
-        board = tensorboard.Board(folder, seeds, dataset)
-    if mode in ("run", "train"):
+    method, model = checked.method, config["sample"]["model"]
+    shown = config["log"]["tensorboard"] and hosts.is_main()
+    board = tensorboard.Board(folder, seeds, dataset) if shown else None
+    if mode in ("run", "train") and not model:
         few = how | {"count": config["train"]["evaluate"], "show": board and board.draw}
         judge = evaluate.evaluator(method, dataset, **few)
         hooks = {"evaluate": judge, "watch": board and board.follow}
@@ -104,14 +143,18 @@ def work(
         if board:
             board.follow()  # of a training that was over before it was asked for
     if mode in ("run", "sample"):
-        which = config["sample"]["checkpoint"]
-        state = train.restore(method, folder, seeds=seeds, checkpoint=which)
+        if model:  # trained just as this configuration says
+            workdir.compare(folder.parent / model, config, dataset, NOT_OF_THE_MODEL)
+        which, trained = config["sample"]["checkpoint"], folder.parent / model if model else folder
+        state = train.restore(method, trained, seeds=seeds, checkpoint=which)
         sample.run(method, state, folder, **how)
+        if hosts.is_main():
+            export.of_run(folder, config["sample"]["export"], dataset.classes)
         if board:
             board.show(score.read_samples(folder, dataset))
     if mode in ("run", "score"):
         sample.check_made(folder, **how)
-        score.run(folder, dataset, **config["score"] | {"features": spaces})
+        score.run(folder, dataset, **config["score"] | {"features": checked.spaces})
     if mode == "run" and hosts.is_main():
         report.run(folder, dataset)
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+CELL = 84  # pixels: the side of a picture among others
 TOLERANCE = 1e-3  # by which floats may leave [0, 1]: rounding, not another range
 
 
@@ -49,3 +50,15 @@ def quantise(images: np.ndarray) -> np.ndarray:
         raise ValueError(f"images range from {low} to {high}: {wanted}; {remedy}")
     wide = np.result_type(images, np.float32)  # 255 x has more digits than float16
     return np.rint(images.astype(wide) * 255).astype(np.uint8)
+
+
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """uint8 [N, H, W, C] -> one uint8 RGB image of them in rows, pixels enlarged whole."""
+    scale = max(1, CELL // max(images.shape[1:3]))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    spare = -len(images) % columns
+    images = np.pad(images, ((0, spare), (0, 2), (0, 2), (0, 0)), constant_values=255)
+    n, h, w, channels = images.shape
+    grid = images.reshape(n // columns, columns, h, w, channels).transpose(0, 2, 1, 3, 4)
+    grid = grid.reshape(n // columns * h, columns * w, channels)
+    return np.broadcast_to(grid, (*grid.shape[:2], 3))

@@ -57,11 +57,7 @@ def drawing(method: Method, options: dict[str, Any]) -> Callable[..., Array]:
 
 
 def of_seed(state: State, s: int, weights: str) -> tuple[Params, Stats, Array]:
-    """What the s-th seed's images are drawn with, on the device: parameters, statistics, seed.
-
-    Args:
-        weights: which parameters, one of `WEIGHTS`.
-    """
+    """What the s-th seed's images are drawn with, on the device: parameters, statistics, seed."""
     params = {"ema": state.ema, "raw": state.params}[weights]
     return jax.tree.map(lambda x: jnp.asarray(x[s]), (params, state.stats, state.seed))
 
@@ -114,18 +110,17 @@ def run(
         name = hashlib.sha256(json.dumps([model, weights, options, size]).encode()).hexdigest()
         parts = workdir / f"{PARTS}{name[:16]}"
         parts.mkdir(exist_ok=True)
-        draw_chunks(method, state, parts, count, size, weights, options)
+        draw_chunks(method, state, parts, size, made_by)
         if hosts.is_main():
-            seeds = np.asarray(state.seed)
-            out = np.empty((len(seeds), count, *method.shape), np.uint8)
+            out = np.empty((len(state.seed), count, *method.shape), np.uint8)
             with replacing(file) as part, part.open("wb") as handle:
                 np.savez(
                     handle,
                     images=join_chunks(parts, out, size),
                     labels=np.full(out.shape[:2], -1, np.int32),
-                    seeds=seeds,
+                    seeds=state.seed,
                     step=state.step[0],
-                    trace=np.stack([read(parts / f"{s}-trace.npy") for s in range(len(seeds))]),
+                    trace=np.stack([read(parts / f"{s}-trace.npy") for s in range(len(out))]),
                     trace_name=method.trace_title,
                     made_by=json.dumps(made_by),
                 )
@@ -136,18 +131,12 @@ def run(
 
 
 def draw_chunks(
-    method: Method,
-    state: State,
-    parts: Path,
-    count: int,
-    size: int,
-    weights: str,
-    options: dict[str, Any],
+    method: Method, state: State, parts: Path, size: int, made_by: dict[str, Any]
 ) -> None:
     """Make what is missing in `parts`: SEED-START.npy of each chunk, and each SEED-trace.npy."""
+    count, weights, options = (made_by[name] for name in ("count", "weights", "options"))
     draw = drawing(method, options)
     strip = jax.jit(functools.partial(images, functools.partial(method.trace, **options)))
-
     model = functools.lru_cache(maxsize=1)(functools.partial(of_seed, state, weights=weights))
     seeds, starts = range(len(state.seed)), range(0, count, size)
     chunks = {(s, start): parts / f"{s}-{start}.npy" for s in seeds for start in starts}
@@ -235,12 +224,11 @@ def is_made(file: Path, made_by: dict[str, Any]) -> bool:
 def origin(file: Path) -> dict[str, Any]:
     """What the samples in `file` were made by: step, sha256 of the model, count, weights, options.
 
-    Samples of before there was a choice of weights do not name them, and are of the average.
-
     Raises:
         ValueError: it is not a file that `run` wrote.
     """
     try:
+        # Older files do not name their weights, and are of the average.
         made_by = {"weights": "ema"} | json.loads(str(npz.read(file, "made_by")["made_by"]))
         return {name: made_by[name] for name in ("step", "sha256", "count", "weights", "options")}
     except (KeyError, TypeError, ValueError) as error:

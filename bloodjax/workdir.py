@@ -9,7 +9,7 @@ import platform
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +29,7 @@ FREE = (
     "train.evaluate",
     "train.keep",
     "sample.chunk",
+    "sample.export",
 )
 STALE = 86_400  # seconds after which nobody is still writing a file
 REMEDIES = {
@@ -100,7 +101,9 @@ def lock(workdir: Path) -> Iterator[None]:
         os.close(held)
 
 
-def claim(workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: str = "") -> None:
+def claim(
+    workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: Sequence[str] = ()
+) -> None:
     """Make `workdir` the folder of this run, or go on with it (see `compare`): config.json."""
     file = workdir / "config.json"
     now = {**described(config, dataset), "environment": environment()}
@@ -117,14 +120,14 @@ def claim(workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: str 
 
 
 def compare(
-    workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: str = ""
+    workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: Sequence[str] = ()
 ) -> dict[str, Any]:
     """What config.json in `workdir` says, if it is this run's; writes nothing.
 
     Args:
         config: the resolved configuration: groups of plain values.
         dataset: what the run is about.
-        free: one group that may differ from the last command's, e.g. "sample".
+        free: groups that may differ from the last command's, e.g. "sample".
 
     Raises:
         FileNotFoundError: there is no run in the folder.
@@ -157,7 +160,9 @@ def described(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
     return json.loads(json.dumps({"config": config, "dataset": about}))
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any], free: str) -> Iterator[str]:
+def differences(
+    then: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str]
+) -> Iterator[str]:
     """What of the configuration and the data set is not the same, one phrase per key.
 
     Where the data lies is not what they are: paths may differ while the digest is the same.
@@ -165,7 +170,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any], free: str) -> I
     old, new = flatten(then["config"]), flatten(now["config"])
     for key in sorted(old.keys() | new.keys()):
         same = old.get(key) == new.get(key)
-        if not same and key not in FREE and key.split(".")[0] not in (free, "data"):
+        if not same and key not in FREE and key.split(".")[0] not in (*free, "data"):
             yield f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
     if then["dataset"]["digest"] != now["dataset"]["digest"]:
         names = (f"{d['dataset']['name']} {d['dataset']['digest'][:8]}" for d in (then, now))

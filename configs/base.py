@@ -38,12 +38,17 @@ def base(name: str) -> ConfigDict:
             },
             "sample": {
                 "count": 10_000,  # the paper's
+                # A folder beside this run's, of a run with the same data, method, train and seeds:
+                # its model is sampled from, and nothing is trained. Empty: this run's own.
+                "model": "",
                 "checkpoint": "newest",  # the paper's; or best, by train.evaluate
                 # The average of the parameters (see train.ema_decay); or raw, the last ones.
                 "weights": "ema",
                 # Images per dispatch and device, which takes memory. Another number is another
                 # program, which may round a pixel to the next grey level.
                 "chunk": 250,
+                # What else to write of each seed: png, a folder of them all; grid, a picture of 64.
+                "export": (),
             },
             "score": {
                 # feature spaces, see bloodjax/features; "inception:clean" is another protocol

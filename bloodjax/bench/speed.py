@@ -117,8 +117,10 @@ def run(
         quick: batches of 128 only, not what takes minutes.
 
     Raises:
-        ValueError: the twin does not compute what bloodjax does.
+        ValueError: the twin does not have the network, or does not compute what bloodjax does.
     """
+    if method.get("net", "residual") != "residual":
+        raise ValueError(f"method.net={method['net']!r}: its PyTorch twin has residual, time that")
     workdir.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,7 @@ def make(name: str, shape: Shape, weights: Arrays, **options: object) -> Twin:
             hyper-parameters, as in `bloodjax.methods`.
 
     Raises:
-        ValueError: there is no such method, or the weights are those of another network.
+        ValueError: there is no such method or network, or the weights are those of another network.
     """
     if name not in METHODS:
         raise ValueError(f"method.name={name!r}: the twin has {', '.join(METHODS)}")
@@ -123,7 +123,10 @@ class Ddpm(Twin):
         widths: Sequence[int],
         blocks: int,
         patch: int,
+        net: str = "residual",
     ) -> dict[str, nn.Module]:
+        if net != "residual":
+            raise ValueError(f"method.net={net!r}: the twin has the residual one")
         betas = np.linspace(beta_first, beta_last, timesteps, dtype=np.float64)
         self.timesteps = timesteps
         self.alpha_bar = np.concatenate([[1.0], np.cumprod(1.0 - betas)])

@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
 
 from bloodjax.methods import Batch, Loss, Metrics, Params, Stats
+from bloodjax.nets import course
 from bloodjax.nets.unet import UNet
 
 
@@ -19,7 +21,8 @@ class Method:
         shape: (H, W, C) of the images.
         timesteps: T.
         beta_first, beta_last: β_1 and β_T, linear in between.
-        widths, blocks, patch: see `nets.unet.UNet`.
+        widths, blocks, patch: see `nets.unet.UNet` and `nets.course.CourseUNet`, whose patch is 1.
+        net: "residual", the first of these, or "course", the second.
         dtype: of the networks' activations.
     """
 
@@ -30,16 +33,23 @@ class Method:
     widths: Sequence[int]
     blocks: int
     patch: int
+    net: str = "residual"
     dtype: str = "float32"
 
     trace_title = "denoising"
 
     def __post_init__(self) -> None:
-        if not self.widths or any(width % 8 or width < 8 for width in self.widths):
+        if self.net == "course":
+            course.check(self.shape, self.widths, self.blocks, self.patch)
+        elif self.net != "residual":
+            raise ValueError(f"method.net={self.net!r}: expected residual or course")
+        elif not self.widths or any(width % 8 or width < 8 for width in self.widths):
             raise ValueError(f"method.widths={self.widths}: expected multiples of 8")
 
     @property
-    def net(self) -> UNet:
+    def network(self) -> nn.Module:
+        if self.net == "course":
+            return course.CourseUNet(tuple(self.widths), self.blocks, self.dtype)
         return UNet(tuple(self.widths), self.blocks, self.patch, self.dtype)
 
     @property
@@ -53,12 +63,12 @@ class Method:
         return {"ddpm": self.loss}
 
     def init(self, key: Array) -> tuple[Params, Stats]:
-        variables = self.net.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)))
+        variables = self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)))
         return {"ddpm": variables["params"]}, {}
 
     def noise(self, params: Params, x: Array, t: Array) -> Array:
         """The predicted ε: x float [B, H, W, C], t float [B] in 1..T -> float [B, H, W, C]."""
-        return self.net.apply({"params": params["ddpm"]}, x, t)
+        return self.network.apply({"params": params["ddpm"]}, x, t)
 
     def corrupt(self, images: Array, t: Array, noise: Array) -> Array:
         """x_t ~ q(x_t | x_0), eq. 4 of Ho et al.; t int [B] in 1..T, noise ~ N(0, 1)."""

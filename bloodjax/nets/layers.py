@@ -137,6 +137,7 @@ class ConvTranspose(nn.Module):
     use_bias: bool = True
     kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
     dtype: DTypeLike = jnp.float32
+    bias_init: Callable[..., Array] = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -144,5 +145,5 @@ class ConvTranspose(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], f))
         y = transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (f,))
+            y = y + self.param("bias", self.bias_init, (f,))
         return y.astype(self.dtype)

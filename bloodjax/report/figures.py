@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Mapping
 from textwrap import shorten
 from typing import Any
 
@@ -10,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bloodjax.data import Dataset
+from bloodjax.images import tile
 from bloodjax.score import Samples
 from bloodjax.tables import title
 
-DPI, CELL, PAD, LINE = 150, 84, 16, 42  # pixels: a picture's side, margins, a caption's height
+DPI, PAD, LINE = 150, 16, 42  # pixels: margins, a caption's height
 INK, MUTED, SERIES = "#1f2430", "#6b7280", ("#35618f", "#c2603f", "#4d8b67", "#8a6bb0", "#b08a2e")
 CAPTION = {"size": 10, "color": INK, "parse_math": False}
 TITLE = {"size": 12, "color": INK, "parse_math": False, "weight": "bold"}
@@ -24,18 +26,6 @@ def png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
     return file.getvalue()
-
-
-def tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """uint8 [N, H, W, C] -> one uint8 RGB image of them in rows, pixels enlarged whole."""
-    scale = max(1, CELL // max(images.shape[1:3]))
-    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    spare = -len(images) % columns
-    images = np.pad(images, ((0, spare), (0, 2), (0, 2), (0, 0)), constant_values=255)
-    n, h, w, channels = images.shape
-    grid = images.reshape(n // columns, columns, h, w, channels).transpose(0, 2, 1, 3, 4)
-    grid = grid.reshape(n // columns * h, columns * w, channels)
-    return np.broadcast_to(grid, (*grid.shape[:2], 3))
 
 
 def mosaic(about: str, blocks: list[tuple[str, np.ndarray]], columns: int, across: int) -> bytes:
@@ -64,12 +54,23 @@ def mosaic(about: str, blocks: list[tuple[str, np.ndarray]], columns: int, acros
 
 def draw_samples(about: str, samples: Samples, dataset: Dataset, side: int = 6) -> bytes:
     """Real images beside each seed's."""
-    real = np.random.default_rng(0).permutation(len(dataset.images))[: side * side]
-    caption = "drawn by arithmetic" if dataset.name == "synthetic" else "real"
-    blocks = [(caption, dataset.images[real])]
+    blocks = [some_real(dataset, side * side)]
     for seed, images in zip(samples.seeds, samples.images, strict=True):
         blocks.append((f"generated, seed {seed}, step {samples.step:,}", images[: side * side]))
     return mosaic(about, blocks, side, 2)
+
+
+def some_real(dataset: Dataset, count: int) -> tuple[str, np.ndarray]:
+    """A block of `mosaic`: the same images every time."""
+    rows = np.random.default_rng(0).permutation(len(dataset.images))[:count]
+    return "drawn by arithmetic" if dataset.name == "synthetic" else "real", dataset.images[rows]
+
+
+def draw_study(about: str, runs: Mapping[str, Samples], dataset: Dataset, side: int = 6) -> bytes:
+    """Real images beside those of each run's first seed."""
+    blocks = [some_real(dataset, side * side)]
+    blocks += [(name, samples.images[0, : side * side]) for name, samples in runs.items()]
+    return mosaic(about, blocks, side, 3)
 
 
 def draw_trace(about: str, samples: Samples, count: int = 6) -> bytes | None:

@@ -83,10 +83,8 @@ def page(
     body += [headline(s, scores["scores"]) for s in scores.get("summary", ())]
     body.append(shares(scores["scores"]) if scores else "<p>Not scored: run --mode=score.</p>")
     for name, data in pictures.items():
-        head, words = (escape(text) for text in SECTIONS.get(name, (name, "")))
-        image = f'<img alt="{escape(about)}. {words}" src="data:image/png;base64,'
-        image += f'{b64encode(data).decode()}">'
-        body.append(f"<h2>{head}</h2><figure><figcaption>{words}</figcaption>{image}</figure>")
+        head, words = SECTIONS.get(name, (name, ""))
+        body.append(f"<h2>{escape(head)}</h2>{picture(about, words, data)}")
     if "curves" not in pictures:
         body.append("<p>No curves: metrics.jsonl is missing or empty.</p>")
     if scores:
@@ -103,16 +101,29 @@ def page(
             html_table(settings, "settings") if settings else "<p>config.json does not say.</p>"
         )
     if "name" in (config := info.get("config", {})):
-        file, _, variant = config["name"].partition("-")  # "ddpm-quick" is configs/ddpm.py:quick
+        # "ddpm-quick" is configs/ddpm.py:quick, "paper-cpu/ddpm" a run of configs/paper.py:cpu
+        file, _, variant = config["name"].partition("/")[0].partition("-")
         option = f"--config=configs/{file}.py" + (variant and f":{variant}")
         command = f"python launch.py {shlex.quote(option)}"
         body.append(f"<h2>Reproduce</h2><pre>{escape(command)}</pre>")
         body.append("<p>with the settings above where they differ from the file's.</p>")
+    return document(about, body)
+
+
+def document(about: str, body: Iterable[str]) -> str:
+    """The whole of an HTML file."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width, initial-scale=1"><title>{escape(about)}</title>'
         f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>"
     )
+
+
+def picture(about: str, words: str, data: bytes) -> str:
+    """A PNG under what it shows, in the page itself."""
+    image = f'<img alt="{escape(about)}. {escape(words)}" src="data:image/png;base64,'
+    image += f'{b64encode(data).decode()}">'
+    return f"<figure><figcaption>{escape(words)}</figcaption>{image}</figure>"
 
 
 def headline(summary: dict[str, Any], scores: list[dict[str, Any]]) -> str:
