@@ -28,7 +28,9 @@ def test_it_runs_and_shows_pictures_and_the_score(noise, monkeypatch):
     (parameters,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     assert set(re.findall(r"^(\w+) =", parameters.source, re.M)) == {"EPOCHS", "SAMPLES", "SPLIT"}
     parameters.source = SMALL
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": os.fspath(ROOT)}}).execute()
+    NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": os.fspath(ROOT)}}
+    ).execute()
     shown = outputs(notebook.cells)
     assert sum("image/png" in out.get("data", ()) for out in shown) == 5
     assert re.search(r"fd_bloodnet: [\d.]+ of 60 samples against 30 real images", said(shown))

@@ -136,8 +136,9 @@ def test_the_study_is_the_three_configurations_with_five_seeds():
         whole = paper.get_config(variant)
         runs = whole.to_dict()["runs"]
         assert set(runs) == set(whole.order) and whole.order[:3] == ("vae", "gan", "ddpm")
-        for own in runs.values():
-            assert own["seeds"] == (0, 1, 2, 3, 4)
+        for name, own in runs.items():
+            few = variant == "cpu" and name.startswith("ddpm")
+            assert own["seeds"] == ((0, 1, 2) if few else (0, 1, 2, 3, 4))
             assert own["train"]["epochs"] == 20 and own["train"]["batch_size"] == 128
             assert own["data"]["source"] == "bloodmnist"
             assert own.keys() == base("x").to_dict().keys()
@@ -147,7 +148,7 @@ def test_the_study_is_the_three_configurations_with_five_seeds():
 
 def test_a_value_of_the_study_is_that_of_all_its_runs():
     whole = paper.get_config("cpu")
-    whole.seeds = (3,)
+    whole.seeds = whole.ddpm_seeds = (3,)
     whole.data.path = "somewhere.npz"
     whole.precision = "bfloat16"
     for own in whole.to_dict()["runs"].values():
