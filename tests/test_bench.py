@@ -89,6 +89,18 @@ def test_break_even_counts_compilation(own, rival, said):
     assert f"eager: {said}" in results.break_even(rows)
 
 
+def test_several_benchmarks_make_one_table_of_what_was_measured(tmp_path, capsys):
+    for name, seconds in (("gan", 0.2), ("vae", 3.0)):
+        (tmp_path / name).mkdir()
+        rows = [row("train", "jax", "step", seconds), row("train", "torch", "eager", 1.0)]
+        results.write(tmp_path / name, results.complete(rows + speed.unmeasured(rows)))
+    results.main([str(tmp_path / name) for name in ("vae", "gan")])
+    lines = [line.strip("|").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0].strip() for line in lines[2:]] == ["vae", "vae", "gan", "gan"]
+    assert lines[2][2:4] == ["JAX step", "3.00 s"] and lines[4][2:4] == ["JAX step", "200.0 ms"]
+    assert lines[2][-1].strip() == "0.33" and {len(line) for line in lines} == {9}
+
+
 def test_what_only_a_gpu_can_show_is_there_and_empty():
     measured = [row("train", "jax", "step", 0.2), row("frechet", "jax", "eigh", 0.2)]
     made = speed.unmeasured(measured)

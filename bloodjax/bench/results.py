@@ -1,5 +1,9 @@
-"""What a benchmark found, row by row: speed.json, speed.md, speed.png, and a terminal's table."""
+"""What a benchmark found, row by row: speed.json, speed.md, speed.png, and a terminal's table.
 
+python -m bloodjax.bench.results runs/vae runs/gan runs/ddpm prints what was measured in one table.
+"""
+
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +15,7 @@ from rich.table import Table
 from bloodjax.bench.contest import Contestant
 from bloodjax.progress import console
 from bloodjax.report.figures import draw_speed
-from bloodjax.workdir import environment, replacing, write_text
+from bloodjax.workdir import environment, read_json, replacing, write_text
 
 Row = dict[str, Any]
 FRAMEWORKS = {"jax": "JAX", "torch": "PyTorch"}
@@ -169,3 +173,22 @@ def break_even(rows: Sequence[Row]) -> str:
             steps = f"until step {cost / gain:.0f}" if gain else "always"
         said.append(f"{rival['variant']}: {steps}")
     return f"With compilation, JAX is ahead of PyTorch's {'; '.join(said)} (batches of 128).\n"
+
+
+def several(workdirs: Sequence[Path]) -> str:
+    """What was measured in each of these folders, in one table for a README."""
+    lines = [["", *HEADINGS], ["---"] * 3 + ["---:"] * 6]
+    for workdir in workdirs:
+        rows = [row for row in read_json(workdir / "speed.json") if row["median_s"]]
+        lines += [[workdir.name, *as_cells(row)] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bloodjax.bench.results")
+    parser.add_argument("workdirs", type=Path, nargs="+", help="where benchmarks were made")
+    print(several(parser.parse_args(argv).workdirs), end="")
+
+
+if __name__ == "__main__":
+    main()

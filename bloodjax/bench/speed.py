@@ -21,7 +21,8 @@ from bloodjax.progress import console, progress
 from bloodjax.steps import abstract, optimizer, train_step
 
 PRECISIONS = ("float32", "tf32", "bfloat16")  # the last two where there is a GPU
-COUNT = {"sample": 500, "steps": 100, "features": 50}  # images in a unit; of samplers with steps
+# Images in a unit, of samplers with steps fewer; of features three full batches of JAX's.
+COUNT = {"sample": 500, "steps": 100, "features": 96}
 CHUNK = 250  # of them in a dispatch when sampling, or all where there are fewer
 DIMS = {"frechet": 2048, "matmul": 4096}
 TORCH = ("eager", "channels_last", "compile", "cuda_graphs")
