@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 from PIL import Image
+from small import torch_with_torchvision
 
 NOWHERE = "http://127.0.0.1:9/bloodmnist.npz"  # the discard port: refused at once
 SIZES = {"train": 24, "val": 8, "test": 16}
@@ -43,6 +44,7 @@ def write_folder(folder, classes="ab", suffix=".png", **held):
 def medmnist_at(home, monkeypatch, stem="bloodmnist", **held):
     """The medmnist package keeps its files in `home`, and takes this small one for published."""
     medmnist = pytest.importorskip("medmnist", reason="MedMNIST's own package is not installed")
+    torch_with_torchvision()  # by which the package compares checksums
     file = write(home / ".medmnist" / f"{stem}.npz", **held)
     init = medmnist.dataset.MedMNIST.__init__
     root = {medmnist.info.DEFAULT_ROOT: str(file.parent)}
