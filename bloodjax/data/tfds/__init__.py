@@ -30,7 +30,8 @@ def load(path: str = "", split: str = "all") -> Dataset:
     Args:
         path: NAME[/CONFIG][:VERSION], which TFDS looks for in TFDS_DATA_DIR or else in
             ~/tensorflow_datasets; or the folder of a prepared set, the one with dataset_info.json.
-            Empty: "blood_mnist", which is BloodMNIST as `bloodmnist.load` finds it.
+            Empty: "blood_mnist", BloodMNIST as `bloodmnist.load` finds it on first use; once that
+            is prepared, BLOODJAX_DATA is not looked at.
         split: "all" (train, val, test in this order, as far as the set has them) or one of these;
             val is what most sets call validation.
 
