@@ -164,7 +164,7 @@ def benchmark(config: dict[str, Any], dataset: Dataset, folder: Path) -> None:
     speed.check(**config["bench"])
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     job = [sys.executable, __file__, f"--config={file}:quick"]
-    job += [f"--config.data.path={config['data']['path']}"] if config["data"]["path"] else []
+    job += [f"--config.data.{key}={value}" for key, value in config["data"].items() if value]
     options = {k: v for k, v in sampler(config).items() if k not in ("count", "chunk", "weights")}
     if "steps" in options:
         options |= {"steps": 50, "eta": 0.0}  # DDIM: all 1000 take minutes an image on a CPU

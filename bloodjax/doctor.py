@@ -1,5 +1,7 @@
 """What this machine has: versions, devices, and where data and weights were looked for."""
 
+from importlib import metadata
+
 import jax
 from rich.table import Table
 
@@ -9,6 +11,8 @@ from bloodjax.features.inception import weights
 from bloodjax.progress import console
 from bloodjax.tables import title
 from bloodjax.workdir import environment
+
+PACKAGES = {"medmnist": "medmnist", "tfds": "tensorflow-datasets"}  # that a data source needs
 
 
 def run() -> None:
@@ -21,6 +25,8 @@ def run() -> None:
     table.add_section()
     for how, place, there in bloodmnist.places():
         table.add_row(f"BloodMNIST: {how}", f"{'found' if there else 'not there'}: {place}")
+    for source, package in PACKAGES.items():
+        table.add_row(f"data.source={source}", version(package))
     table.add_section()
     for how, place, there in weights.places():
         table.add_row(f"Inception: {how}", f"{'found' if there else 'not there'}: {place}")
@@ -39,3 +45,11 @@ def space(name: str) -> str:
     except (OSError, ValueError) as error:
         return str(error)
     return f"{extractor.dims}-d, sha256 {extractor.sha256[:8]}: {title(extractor.distance)}"
+
+
+def version(package: str) -> str:
+    """Of an optional package."""
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return f"needs {package}, which is not installed"

@@ -16,8 +16,12 @@ def base(name: str) -> ConfigDict:
             "precision": "float32",
             "seeds": (0,),  # the paper uses five: --config.seeds=0,1,2,3,4
             "data": {
-                "source": "bloodmnist",  # all 17,092 images, as in the paper
-                "path": "",  # a MedMNIST-style .npz; empty: BLOODJAX_DATA, ~/.medmnist, download
+                # All 17,092 images, as in the paper. Others: medmnist, tfds, folder, synthetic.
+                "source": "bloodmnist",
+                # What the source reads. bloodmnist: a MedMNIST-style .npz; empty: BLOODJAX_DATA,
+                # ~/.medmnist, download. medmnist: FLAG[:SIZE]. tfds: NAME[:VERSION] or the folder
+                # of a prepared set. folder: one with an image folder for each class.
+                "path": "",
             },
             "method": {},
             "train": {

@@ -8,10 +8,12 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 import jax  # noqa: E402 after the flags
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from places import NOWHERE  # noqa: E402
 from small import write_medmnist  # noqa: E402
 
 from bloodjax import data  # noqa: E402
 from bloodjax.bench.inception_weights import random_state, write_safetensors  # noqa: E402
+from bloodjax.data import bloodmnist  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +27,19 @@ def compile_once(tmp_path_factory):
 def own_cache(tmp_path_factory):
     """What bloodjax keeps for its user is neither read nor written by tests."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty home directory, no settings and no network."""
+    monkeypatch.delenv("BLOODJAX_DATA", raising=False)
+    for name in ("HOME", "USERPROFILE", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(bloodmnist, "URL", NOWHERE)
+    monkeypatch.setattr(bloodmnist.pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -14,45 +14,17 @@ import zipfile
 
 import numpy as np
 import pytest
+from places import NOWHERE, SIZES, arrays, ready, write
 from small import flagged
 
 from bloodjax import data
 from bloodjax.data import bloodmnist, synthetic
 
 REAL = os.environ.get("BLOODJAX_DATA", "")
-NOWHERE = "http://127.0.0.1:9/bloodmnist.npz"  # the discard port: refused at once
 SYNTHETIC = "30b43346097cfbad7ac10a1ea6e6ec9a10b2bdd0b5a48ea566da37e64c08f098"
-SIZES = {"train": 24, "val": 8, "test": 16}
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """An empty home directory, no settings and no network."""
-    monkeypatch.delenv("BLOODJAX_DATA", raising=False)
-    for name in ("HOME", "USERPROFILE", "LOCALAPPDATA"):
-        monkeypatch.setenv(name, str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(bloodmnist, "URL", NOWHERE)
-    monkeypatch.setattr(bloodmnist.pooch, "os_cache", lambda name: tmp_path / "cache" / name)
-    return tmp_path
-
-
-def arrays(shape=(28, 28, 3), classes=8, seed=0, **changes):
-    """What a small MedMNIST file holds; `changes` replace arrays, None drops one."""
-    rng = np.random.default_rng(seed)
-    held = {}
-    for split, count in SIZES.items():
-        held[f"{split}_images"] = rng.integers(0, 256, (count, *shape), np.uint8)
-        held[f"{split}_labels"] = (np.arange(count) % classes).astype(np.uint8)[:, None]
-    return {key: x for key, x in (held | changes).items() if x is not None}
-
-
-def write(file, **held):
-    file = pathlib.Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(file, **(held or arrays()))
-    return file
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def heard(capsys):
@@ -63,14 +35,14 @@ def heard(capsys):
 
 
 @functools.cache
-def once(source, split="all"):
-    return data.load(source, split=split)
+def once(source, split="all", path=""):
+    return data.load(source, path, split)
 
 
 @pytest.mark.parametrize("source", data.names())
-def test_contract(source, home):
-    write(home / ".medmnist" / "bloodmnist.npz")
-    whole, *parts = (once(source, split) for split in ("all", *data.SPLITS))
+def test_contract(source, home, monkeypatch):
+    path = ready(source, home, monkeypatch)
+    whole, *parts = (once(source, split, path) for split in ("all", *data.SPLITS))
     for part in (whole, *parts):
         assert part.images.dtype == np.uint8 and part.images.ndim == 4
         assert part.images.shape[3] in (1, 3) and part.images.flags.c_contiguous
@@ -80,7 +52,7 @@ def test_contract(source, home):
     np.testing.assert_array_equal(whole.images, np.concatenate([part.images for part in parts]))
     np.testing.assert_array_equal(whole.labels, np.concatenate([part.labels for part in parts]))
     assert len({part.digest for part in (whole, *parts)}) == 4
-    assert data.load(source, split="val").digest == parts[1].digest
+    assert data.load(source, path, "val").digest == parts[1].digest
 
 
 def test_digest_sees_pixels_labels_and_shape():
@@ -94,9 +66,13 @@ def test_digest_sees_pixels_labels_and_shape():
     assert data.join(halves, "a", "y").digest == digests[2]
 
 
-def test_names_are_the_files():
+def test_names_are_the_modules():
     folder = pathlib.Path(data.__file__).parent
-    assert set(data.names()) == {file.stem for file in folder.glob("[a-z]*.py")}
+    modules = {file.stem for file in folder.glob("[a-z]*.py")}
+    assert set(data.names()) == modules | {
+        file.parent.name for file in folder.glob("*/__init__.py")
+    }
+    assert set(data.names()) == {"bloodmnist", "folder", "medmnist", "synthetic", "tfds"}
 
 
 def test_unknown_names_are_refused_with_a_suggestion():
@@ -104,7 +80,7 @@ def test_unknown_names_are_refused_with_a_suggestion():
         data.load("bloodmist")
     with pytest.raises(ValueError, match="'training'.*val, test, all.*did you mean 'train'"):
         data.load("synthetic", split="training")
-    with pytest.raises(ValueError, match="'../x', expected one of bloodmnist, synthetic, auto$"):
+    with pytest.raises(ValueError, match="'../x', expected one of bloodmnist, .*, tfds, auto$"):
         data.load("../x")
 
 

@@ -1,5 +1,6 @@
 """The real program, started as a user starts it: from its command line, in a process of its own."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -167,6 +168,9 @@ def test_doctor_says_what_is_here_and_where_it_looked(environment, cells):
     assert done.returncode == 0, done.stderr
     for words in ("jaxlib", "device 0", "BLOODJAX_DATA", "found", "bloodnet", ".medmnist"):
         assert words in done.stderr
+    package = importlib.util.find_spec("tensorflow_datasets")
+    said = "tensorflow-datasets 4" if package else "needs tensorflow-datasets, which is not"
+    assert f"data.source=tfds │ {said}" in " ".join(done.stderr.split())
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):

@@ -16,7 +16,7 @@ ALLOWED = {  # package -> the only places (files or folders) that may import it
     "ml_collections": {"launch.py", "configs"},
     "configs": {"configs"},
     "medmnist": {"bloodjax/data/medmnist.py"},
-    "tensorflow_datasets": {"bloodjax/data/tfds.py"},
+    "tensorflow_datasets": {"bloodjax/data/tfds"},
     "pickle": {"bloodjax/features/inception/torchfile.py"},
     "tensorboardX": {"bloodjax/tensorboard.py"},
     "tensorflow": set(),

@@ -1,4 +1,4 @@
-"""Image data sets; a further source is a file in this folder that exports `load(path, split)`."""
+"""Image data sets; a further source is a module of this folder that exports `load(path, split)`."""
 
 import difflib
 import hashlib
@@ -35,7 +35,7 @@ class Dataset:
 
 
 def names() -> tuple[str, ...]:
-    """The sources there are: the files of this folder."""
+    """The sources there are: the modules of this folder."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
@@ -45,13 +45,14 @@ def load(source: str = "bloodmnist", path: str = "", split: str = "all") -> Data
     Args:
         source: one of `names()`, or "auto": bloodmnist if it is at hand or can be downloaded, else
             synthetic, which is then said on the console.
-        path: a file for the source to read instead of looking for one.
+        path: what the source is to read: a file, a folder or a name; see its own `load`.
         split: "all" (train, val, test in this order), "train", "val" or "test".
 
     Raises:
-        ValueError: an unknown source or split, or a file that does not hold what it should.
+        ValueError: an unknown source or split, or data that are not what they should be.
         FileNotFoundError: `path` or BLOODJAX_DATA names a file that does not exist.
-        Unavailable: the data are neither here nor to be downloaded (never with "auto").
+        Unavailable: the data are neither here nor to be downloaded (never with "auto"), or the
+            source needs a package that is not installed.
     """
     _expect("data.source", source, (*names(), "auto"))
     _expect("split", split, (*SPLITS, "all"))

@@ -1,0 +1,90 @@
+"""Any two-dimensional MedMNIST set at any of its sizes, fetched and read by the medmnist package.
+
+Source: MedMNIST+ (Yang et al., Scientific Data 10, 2023, 41); the package names each set's licence.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from bloodjax.data import SPLITS, Dataset, bloodmnist, join
+from bloodjax.download import Unavailable
+
+
+def load(path: str = "", split: str = "all") -> Dataset:
+    """Read the package's own file, which it downloads into ~/.medmnist first if need be.
+
+    Args:
+        path: FLAG or FLAG:SIZE, e.g. "pathmnist" or "bloodmnist:64"; SIZE is 28 where none is
+            given. Empty: "bloodmnist".
+        split: "all" (train, val, test in this order), "train", "val" or "test".
+
+    Returns:
+        images uint8 [N, SIZE, SIZE, C] (C = 1 where they are grey), labels int32 [N]; called as the
+        package's file is, FLAG or FLAG_SIZE; its classes, but BloodMNIST's as BloodNet knows them.
+
+    Raises:
+        ValueError: no such flag or size, volumes, or a set of several labels an image.
+        Unavailable: no package, or no file and it cannot be downloaded; says the ways out.
+    """
+    info, kinds, sizes = _package()
+    flag, _, size = (path or "bloodmnist").partition(":")
+    size = size or "28"
+    if flag not in kinds or size not in sizes:
+        raise ValueError(
+            f"data.path={path!r}: expected FLAG or FLAG:SIZE; FLAG, one of those in two dimensions "
+            f"with one label an image: {', '.join(kinds)}; SIZE: {', '.join(sizes)}"
+        )
+    suffix = "" if size == "28" else f"_{size}"
+    wanted = [name for name in SPLITS if split in (name, "all")]
+    try:
+        parts = _read(kinds[flag], int(size), wanted)
+    except RuntimeError as error:
+        _refuse(flag + suffix, info[flag][f"url{suffix}"], error)
+    label = info[flag]["label"]
+    classes = [label[str(k)] for k in range(len(label))]
+    return join(parts, bloodmnist.CLASSES if flag == "bloodmnist" else classes, flag + suffix)
+
+
+def _package() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The package's facts by flag, its data set classes of those that fit here, their sizes."""
+    try:
+        from medmnist import INFO, dataset  # late: they import torch
+    except ImportError as error:
+        reason = str(error)
+        raise Unavailable(
+            f"data.source=medmnist needs the medmnist package ({reason}): pip install -e "
+            "'.[medmnist]'; or use data.source=bloodmnist with data.path=FILE, which reads any "
+            "MedMNIST .npz without it"
+        ) from None
+    flat = dataset.MedMNIST2D
+    kinds = {flag: getattr(dataset, facts["python_class"]) for flag, facts in INFO.items()}
+    one_label = [flag for flag, facts in INFO.items() if "multi-label" not in facts["task"]]
+    kinds = {flag: kinds[flag] for flag in one_label if issubclass(kinds[flag], flat)}
+    return INFO, kinds, [str(size) for size in flat.available_sizes]
+
+
+def _read(kind: Any, size: int, splits: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of each split, by the package's class `kind`."""
+    parts = []
+    for split in splits:
+        part = kind(split, size=size, download=not parts)  # looks at the checksum, too: once
+        images = part.imgs if part.imgs.ndim == 4 else part.imgs[..., None]
+        parts.append((images, part.labels[:, 0]))
+    return parts
+
+
+def _refuse(name: str, url: str, error: RuntimeError) -> NoReturn:
+    """Say how to get a file that the package could not."""
+    reason = error.__context__ or error
+    if not isinstance(reason, Exception):  # being stopped, which the package takes for a failure
+        raise reason from None
+    raise Unavailable(
+        f"{name} is not on this machine and cannot be downloaded "
+        f"({textwrap.shorten(str(reason), 150)}). Three ways out: (1) download {url} elsewhere and "
+        f"put it at ~/.medmnist/{name}.npz; (2) data.source=bloodmnist with data.path=FILE reads "
+        "any MedMNIST .npz from anywhere; (3) --config.data.source=synthetic for the built-in "
+        "synthetic cells"
+    ) from None
