@@ -113,6 +113,7 @@ def test_curves_are_seen_while_it_trains(tmp_path):
 
     train_run(tmp_path, watch=watch)
     assert seen == [list(range(1, n + 1)) for n in range(7)]
+    assert [p.suffix for p in (tmp_path / "tensorboard" / "seed0").iterdir()] == [".000000"]
 
 
 @written
@@ -170,11 +171,11 @@ def raising_at(count, function):
     """`function`, but for its `count`-th call."""
     left = [count]
 
-    def acting(*arguments):
+    def acting(*arguments, **options):
         left[0] -= 1
         if not left[0]:
             raise Killed
-        return function(*arguments)
+        return function(*arguments, **options)
 
     return acting
 
