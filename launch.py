@@ -45,9 +45,9 @@ MODE = flags.DEFINE_enum(
 WORKDIR = flags.DEFINE_string("workdir", None, "where the files go (default runs/<config name>)")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several hosts")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "on all hosts; 1: alone, ask nobody")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
 # What two runs may differ in while one draws from the other's model.
 NOT_OF_THE_MODEL = ("name", "sample", "score", "bench", "log")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
 
 
 def main(argv: list[str]) -> None:

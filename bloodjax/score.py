@@ -173,7 +173,7 @@ def embed_all(
 ) -> tuple[np.ndarray, Iterator[np.ndarray]]:
     """Features of the first `n` shuffled real images, and of each seed's fakes, when asked for."""
     train = embed_dataset(extractor, dataset, SUBSET_SEED, n, advance)
-    return train, (embed(extractor, images, advance) for images in fakes)
+    return train, (embed(extractor.generated or extractor, images, advance) for images in fakes)
 
 
 def origin(extractor: Extractor, dataset: Dataset) -> dict[str, str]:

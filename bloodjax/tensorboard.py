@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from bloodjax.data import Dataset
-from bloodjax.report.figures import tile
+from bloodjax.images import tile
 from bloodjax.score import Samples
 from bloodjax.workdir import naming
 

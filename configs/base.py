@@ -74,4 +74,5 @@ def base(name: str) -> ConfigDict:
 def check(variant: str | None, allowed: tuple[str, ...]) -> None:
     """Refuse what stands behind the colon of --config=FILE:VARIANT if it is not known."""
     if variant and variant not in allowed:
-        raise ValueError(f"--config=...:{variant}: expected {' or '.join(allowed)}")
+        expected = " or ".join(allowed) or "nothing behind the colon"
+        raise ValueError(f"--config=...:{variant}: expected {expected}")

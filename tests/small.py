@@ -9,7 +9,6 @@ import pytest
 from bloodjax import methods
 from bloodjax.data import Dataset
 
-LIBRARIES = []  # torch forgets what it is told of a library when that is collected
 DIRECTORY = b"PK\1\2"  # how the entry of a member begins in the directory of a zip file
 SHAPE = (8, 8, 3)
 SMALL = {
@@ -66,20 +65,11 @@ def file_limit(size):
 
 
 def torch_with_torchvision():
-    """torch, with a torchvision that can be imported if there is one; without torch a skip.
-
-    A torchvision for CUDA does not import beside a torch for CPUs until that is told of two
-    operators, which nothing here calls.
-    """
+    """torch, with a torchvision that can be imported if there is one; without torch a skip."""
     torch = pytest.importorskip("torch", reason="the reference needs torch")
-    try:
-        import torchvision  # noqa: F401
-    except ModuleNotFoundError:
-        pass  # what needs it says so
-    except RuntimeError:
-        LIBRARIES.append(torch.library.Library("torchvision", "DEF"))
-        for name in ("nms", "qnms"):
-            LIBRARIES[-1].define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    from bloodjax.bench.torch_side import declare_operators
+
+    declare_operators()
     return torch
 
 

@@ -13,7 +13,8 @@ import pytest
 from small import flagged
 
 from bloodjax import data, features
-from bloodjax.data import synthetic
+from bloodjax.data import Dataset, synthetic
+from bloodjax.embedding import cache_folder
 from bloodjax.features import bloodnet
 from bloodjax.features.inception.weights import VARIABLE
 
@@ -97,6 +98,44 @@ def test_classify_gives_probabilities(space):
     np.testing.assert_allclose(odds.sum(1), 1, atol=1e-5)
 
 
+def test_refuses_a_protocol_that_it_does_not_have(space):
+    name = space.name.partition("-")[0]
+    with pytest.raises(ValueError, match="protocol='tf': expected .*raw-range, raw-reals"):
+        features.make(f"{name}:tf")
+
+
+# ---- mistakes that were published ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mistakes(space, file):
+    name = space.name.partition("-")[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(file))
+        return {mistake: features.make(f"{name}:{mistake}") for mistake in features.MISTAKES}
+
+
+def test_a_mistake_passes_for_nothing_else(space, mistakes):
+    for mistake, made in mistakes.items():
+        assert made.name == f"{space.name}-{mistake}" and made.protocol == mistake
+        assert made.distance == f"fd_{space.name}-{mistake}"
+        assert (made.dims, made.sha256) == (space.dims, space.sha256)
+        assert (made.classify, made.classes) == (None, ())
+    data = Dataset(noise(1, 28, 28, 3), np.zeros(1, np.int32), ("a",), "noise", "00" * 32)
+    folders = {cache_folder(own, data, 0) for own in (space, *mistakes.values())}
+    assert len(folders) == 3
+
+
+def test_real_and_generated_images_are_read_as_the_mistake_says(space, mistakes):
+    images = noise(2, 28, 28, 3)
+    both, reals = mistakes["raw-range"], mistakes["raw-reals"]
+    right, raw = space.features(images), both.features(images)
+    assert np.abs(raw - right).max() > 0.1 * np.abs(right).max()
+    np.testing.assert_array_equal(reals.features(images), raw)
+    np.testing.assert_array_equal(reals.generated.features(images), right)
+    assert both.generated is None is space.generated
+
+
 # ---- BloodNet: what is shipped ---------------------------------------------------------------
 
 
@@ -154,6 +193,14 @@ def test_agrees_with_a_numpy_twin(net, weights):
         np.testing.assert_allclose(found[0], pooled, rtol=1e-4, atol=1e-4)
         odds = np.exp(logits - logits.max())
         np.testing.assert_allclose(net.classify(found)[0], odds / odds.sum(), atol=1e-4)
+
+
+def test_raw_range_is_scaled_twice(weights):
+    """x in [-1, 1] taken for [0, 1] and made 2x - 1, against the twin, which scales once."""
+    raw = features.make("bloodnet:raw-range")
+    for image in synthetic.render(np.array([1, 6])):
+        pooled, _ = twin(weights, 127.5 * (2 * (image / 127.5 - 1)))
+        np.testing.assert_allclose(raw.features(image[None])[0], pooled, rtol=1e-4, atol=1e-4)
 
 
 def test_features_suit_a_frechet_distance(net):

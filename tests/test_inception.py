@@ -230,6 +230,8 @@ def test_names_say_what_differs_from_fid(file, monkeypatch):
     assert features.make("inception:torch-fidelity", weights=str(file)).distance == "fid"
     raw = features.make("inception:raw-range", weights=str(file), dims=192)
     assert raw.distance == "fd_inception-192-raw-range"
+    reals = features.make("inception:raw-reals", weights=str(file))
+    assert reals.distance == "fd_inception-raw-reals" and reals.generated.distance == "fid"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from PIL import Image
 
 from bloodjax import metrics, report
 from bloodjax.data import Dataset
+from bloodjax.images import tile
 from bloodjax.report import figures
+from bloodjax.report.page import headline
 
 CLASSES = ("<script>alert(1)</script>", r"$\nope$ cells", "plain", "empty")
 CONFIG = {
@@ -189,6 +191,14 @@ def test_the_page_says_what_was_found(workdir):
     assert "synthetic" not in text.lower()
 
 
+@pytest.mark.parametrize("space", ["bloodnet", "inception", "inception-64"])
+@pytest.mark.parametrize("mistake", ["", "-raw-range", "-raw-reals"])
+def test_a_mistake_is_called_one(space, mistake):
+    summary = {**SCORES["summary"][0], "features": space + mistake}
+    text = headline(summary, SCORES["scores"])
+    assert ("a range that it does not expect" in text) == bool(mistake)
+
+
 def test_names_are_escaped(workdir):
     page = Page(report.run(workdir, a_dataset()))
     assert CLASSES[0] in page.text and CLASSES[0] not in page.source
@@ -313,7 +323,7 @@ def test_other_shapes(tmp_path, shape):
 
 def test_tile_shows_grey_as_grey():
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 1), dtype=np.uint8)
-    grid = figures.tile(images, 3)
+    grid = tile(images, 3)
     assert grid.shape == (2 * 86, 3 * 86, 3) and grid.dtype == np.uint8
     assert (grid == grid[..., :1]).all()
     assert (grid[:84:21, :84:21, 0] == images[0, :, :, 0]).all()

@@ -10,6 +10,7 @@ from test_distance import by_sqrtm, rng
 from bloodjax import features, score, tables
 from bloodjax.data import Dataset
 from bloodjax.download import Unavailable
+from bloodjax.embedding import shuffled
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,32 @@ def test_run_compares_the_right_images(workdir):
         shares.append((fake[:, 0] > 0.5).mean())
         assert s["classes"]["light"]["fake"] == pytest.approx(shares[-1])
     assert 0 < shares[0] < shares[1]
+
+
+def test_run_reads_real_and_generated_images_in_two_ways_where_a_space_does(workdir, monkeypatch):
+    def make(name):
+        right = extractor("bloodnet")
+        if name == "bloodnet":
+            return right
+        return features.mistaken(right, "raw-reals", lambda x: as_features(x) ** 2)
+
+    monkeypatch.setattr(features, "make", make)
+    dataset = a_dataset()
+    with np.load(workdir / "samples.npz") as file:
+        fakes = file["images"]
+    result = score.run(workdir, dataset, count=45, features=("bloodnet", "bloodnet:raw-reals"))
+    plain, raw = result["scores"][:2], result["scores"][2:]
+    assert [s["name"] for s in raw] == ["fd_bloodnet-raw-reals"] * 2
+    real = as_features(dataset.images[shuffled(dataset, score.SUBSET_SEED)]).astype(np.float64) ** 2
+    for s, own, fake in zip(raw, plain, fakes, strict=True):
+        fake = as_features(fake[:45]).astype(np.float64)
+        assert s["value"] == pytest.approx(by_sqrtm(real[:45], fake), rel=1e-6)
+        assert s["floor"] == pytest.approx(by_sqrtm(real[:45], real[45:]), rel=1e-6)
+        shares = [
+            {name: (share["real"], share["fake"]) for name, share in x["classes"].items()}
+            for x in (s, own)
+        ]
+        assert shares[0] == shares[1], "both are told by the plain space"
 
 
 def test_run_takes_all_there_are_and_says_so(workdir):

@@ -71,8 +71,25 @@ def draw(job: Job) -> Work:
     return repeated(lambda: [own.sample(job["chunk"], **job["options"]) for _ in range(chunks)])
 
 
+@functools.cache
+def declare_operators() -> list[torch.library.Library]:
+    """Let a torchvision for CUDA be imported beside a torch for CPUs, by declaring two operators
+    that nothing here calls. torch forgets them when what this returns is collected."""
+    try:
+        import torchvision  # noqa: F401
+    except ModuleNotFoundError:
+        return []  # what needs it says so
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+        return [library]
+    return []
+
+
 def features(job: Job) -> Work:
     """A unit is `count` images through pytorch-fid's network, in batches as it makes them."""
+    declare_operators()
     from pytorch_fid import inception
 
     weights = {k: torch.from_numpy(v) for k, v in np.load(job["arrays"]).items()}

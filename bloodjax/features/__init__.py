@@ -1,12 +1,15 @@
 """Feature spaces in which images are compared; a further one is a further file in this folder."""
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+
+# Protocols of every space, here only to explain numbers that were published with them: images in
+# [-1, 1] given to a network that takes [0, 1], all of them or real ones alone.
+MISTAKES = ("raw-range", "raw-reals")
 
 
 class Extractor(NamedTuple):
@@ -23,6 +26,7 @@ class Extractor(NamedTuple):
         classify: float32 [N, d] features -> float32 [N, K] class probabilities; None if the
             space has no classes of the data's own kind.
         classes: the K class names, () where classify is None.
+        generated: what generated images go through where that is something else.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Extractor(NamedTuple):
     features: Callable[[np.ndarray], np.ndarray]
     classify: Callable[[np.ndarray], np.ndarray] | None
     classes: tuple[str, ...]
+    generated: "Extractor | None" = None
 
     @property
     def distance(self) -> str:
@@ -42,6 +47,22 @@ class Extractor(NamedTuple):
 def distance_name(space: str) -> str:
     """What the Fréchet distance in the space of that name is called: "fid" for one space alone."""
     return "fid" if space == "inception" else f"fd_{space}"
+
+
+def mistaken(right: Extractor, mistake: str, raw: Callable[[np.ndarray], np.ndarray]) -> Extractor:
+    """`right` with one of `MISTAKES`, in name and protocol, and without classes.
+
+    Args:
+        raw: as `right.features`, but of images in [-1, 1] where those are in [0, 1].
+    """
+    return right._replace(
+        name=f"{right.name}-{mistake}",
+        protocol=mistake,
+        features=raw,
+        classify=None,
+        classes=(),
+        generated=right if mistake == "raw-reals" else None,
+    )
 
 
 def names() -> list[str]:
@@ -61,7 +82,5 @@ def make(name: str, **options: object) -> Extractor:
         raise ValueError(f"features={name!r}: expected one of {', '.join(names())}")
     extractor = importlib.import_module(f"{__name__}.{space}").extractor
     if protocol:
-        if "protocol" not in inspect.signature(extractor).parameters:
-            raise ValueError(f"features={name!r}: {space} has one protocol, expected {space!r}")
         options["protocol"] = protocol
     return extractor(**options)

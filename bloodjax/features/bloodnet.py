@@ -20,7 +20,7 @@ from jax import Array, lax, random
 
 from bloodjax import data, npz
 from bloodjax.data.bloodmnist import CLASSES
-from bloodjax.features import Extractor
+from bloodjax.features import MISTAKES, Extractor, mistaken
 from bloodjax.images import as_uint8
 from bloodjax.progress import console, progress
 
@@ -73,10 +73,15 @@ def fold(params: Params, stats: Params) -> Params:
     return folded
 
 
-def extractor(weights: Path = WEIGHTS) -> Extractor:
-    """BloodNet with the shipped weights, or others of the same shapes (else ValueError)."""
+def extractor(weights: Path = WEIGHTS, protocol: str = "") -> Extractor:
+    """BloodNet with the shipped weights, or others of the same shapes (else ValueError).
+
+    `protocol` is "" or one of `MISTAKES`.
+    """
+    if protocol not in ("", *MISTAKES):
+        raise ValueError(f"protocol={protocol!r}: expected none, or one of {', '.join(MISTAKES)}")
     raw, params = read(Path(weights))
-    return Extractor(
+    right = Extractor(
         name="bloodnet",
         dims=DIMS,
         sha256=hashlib.sha256(raw).hexdigest(),
@@ -85,6 +90,7 @@ def extractor(weights: Path = WEIGHTS) -> Extractor:
         classify=partial(classify, jax.device_get(params["head"])),
         classes=CLASSES,
     )
+    return mistaken(right, protocol, partial(embed, params, raw=True)) if protocol else right
 
 
 def read(path: Path) -> tuple[bytes, Params]:
@@ -104,8 +110,11 @@ def read(path: Path) -> tuple[bytes, Params]:
     return raw, jax.tree.map(jnp.float32, unflatten_dict(arrays, sep="/"))
 
 
-def embed(params: Params, images: np.ndarray) -> np.ndarray:
-    """Images (see `as_uint8`) -> float32 [N, 192], in chunks of one size: one compilation."""
+def embed(params: Params, images: np.ndarray, raw: bool = False) -> np.ndarray:
+    """Images (see `as_uint8`) -> float32 [N, 192], in chunks of one size: one compilation.
+
+    With `raw`, the network is given images in [-3, 1]: see `MISTAKES`.
+    """
     images = as_uint8(images)
     n, h, w, c = images.shape
     chunk = max(1, min(CHUNK, 2**24 // (h * w)))
@@ -113,18 +122,19 @@ def embed(params: Params, images: np.ndarray) -> np.ndarray:
     for start in range(0, n, chunk):
         part = images[start : start + chunk]
         filler = np.zeros((chunk - len(part), h, w, c), np.uint8)
-        out = forward(params, jax.device_put(np.concatenate([part, filler])))
+        out = forward(params, jax.device_put(np.concatenate([part, filler])), raw)
         features[start : start + chunk] = jax.device_get(out)[: len(part)]
     return features
 
 
-@jax.jit
-def forward(params: Params, images: Array) -> Array:
+@partial(jax.jit, static_argnames="raw")
+def forward(params: Params, images: Array, raw: bool = False) -> Array:
     x = images.astype(jnp.float32)
     if x.shape[1:3] != (SIDE, SIDE):
         shape = (len(x), SIDE, SIDE, x.shape[3])
         x = jax.image.resize(x, shape, "linear", antialias=True, precision=EXACT)
-    return BloodNet().apply({"params": params}, x / 127.5 - 1)[0]
+    x = x / 127.5 - 1
+    return BloodNet().apply({"params": params}, 2 * x - 1 if raw else x)[0]
 
 
 def classify(head: Mapping[str, np.ndarray], features: np.ndarray) -> np.ndarray:

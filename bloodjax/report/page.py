@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bloodjax.features import MISTAKES
 from bloodjax.tables import means, show, spread, title
 from bloodjax.workdir import flatten
 
@@ -36,8 +37,9 @@ SECTIONS = {  # picture -> its heading and what it shows
 }
 SIDES = ("real", "fake")
 RAW_RANGE = (
-    "Its images were given to the network in a range that it does not expect, as some published "
-    "numbers were: it is here to explain those, and measures nothing else."
+    "Its images, or with raw-reals the real ones alone, were given to the network in a range that "
+    "it does not expect, as some published numbers were: it is here to explain those, and measures "
+    "nothing else."
 )
 SYNTHETIC = (
     '<p class="loud"><strong>Synthetic cells, not BloodMNIST</strong>: drawn by arithmetic to try '
@@ -139,7 +141,7 @@ def headline(summary: dict[str, Any], scores: list[dict[str, Any]]) -> str:
     )
     if summary["name"] != "fid":
         words += f"This is not FID, which uses other features: compare {name} only with {name}."
-    if "raw-range" in summary["features"]:
+    if summary["features"].endswith(MISTAKES):
         words += f" {RAW_RANGE}"
     return (
         f'<div class="score">{escape(name)}<b>{spread(summary)}</b>'

@@ -8,10 +8,10 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bloodjax.features import Extractor
+from bloodjax.features import MISTAKES, Extractor, mistaken
 from bloodjax.features.inception import weights as files
 from bloodjax.features.inception.network import TAPS, Params, forward
-from bloodjax.features.inception.protocols import PROTOCOLS
+from bloodjax.features.inception.protocols import PROTOCOLS, raw_range
 from bloodjax.images import as_uint8
 
 
@@ -21,7 +21,7 @@ def extractor(
     """InceptionV3 up to one of its taps, spread over the devices of this process.
 
     Args:
-        protocol: how images are resized and scaled: one of `PROTOCOLS`.
+        protocol: how images are resized and scaled: one of `PROTOCOLS` or of `MISTAKES`.
         weights: a weight file; empty: found as `weights.places` says, or downloaded.
         dims: 64, 192, 768 or 2048 features.
         batch_size: images per device and dispatch, without influence on the features; 0: 32 on a
@@ -34,27 +34,28 @@ def extractor(
         ValueError: an unknown protocol or tap, or a file that does not hold the weights.
         Unavailable: the weights are neither here nor to be downloaded.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r}: expected one of {', '.join(PROTOCOLS)}")
+    known = dict.fromkeys((*PROTOCOLS, *MISTAKES))
+    if protocol not in known:
+        raise ValueError(f"protocol={protocol!r}: expected one of {', '.join(known)}")
     if dims not in TAPS:
         raise ValueError(f"dims={dims}: expected one of {', '.join(map(str, TAPS))}")
     if batch_size < 0:
         raise ValueError(f"batch_size={batch_size}: expected at least 1, or 0 for the default")
     sha256, params = files.load(weights)
-    differs = {
-        sha256[:8]: sha256 != files.PUBLISHED,
-        str(dims): dims != 2048,
-        protocol: protocol == "raw-range",
-    }
-    return Extractor(
+    differs = {sha256[:8]: sha256 != files.PUBLISHED, str(dims): dims != 2048}
+    proper = "pytorch-fid" if protocol in MISTAKES else protocol
+    right = Extractor(
         name="-".join(["inception", *(what for what, holds in differs.items() if holds)]),
         dims=dims,
         sha256=sha256,
-        protocol=protocol,
-        features=compiled(params, PROTOCOLS[protocol], dims, batch_size),
+        protocol=proper,
+        features=compiled(params, PROTOCOLS[proper], dims, batch_size),
         classify=None,
         classes=(),
     )
+    if protocol not in MISTAKES:
+        return right
+    return mistaken(right, protocol, compiled(params, raw_range, dims, batch_size))
 
 
 def compiled(

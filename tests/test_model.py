@@ -1,0 +1,196 @@
+"""Models to draw from: the images of the run itself, out of its folder and out of one file."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from small import SHAPE, SMALL, cells, method
+from test_sample import OPTIONS, near, state
+
+from bloodjax import draw, methods, model, sample, workdir
+from bloodjax.checkpoint import Checkpoints
+from bloodjax.model import load, save
+
+SEEDS = (0, 7)
+
+
+def run(folder, name="vae", **changes):
+    """The folder of a run of two seeds with checkpoint and samples, and what was put into it."""
+    options = OPTIONS.get(name, {})
+    config = {
+        "name": name,
+        "precision": "float32",
+        "seeds": SEEDS,
+        "method": {"name": name} | SMALL[name],
+        "sample": {"count": 5, "chunk": 5, "checkpoint": "newest", "weights": "ema"}
+        | {"model": "", "export": ()}
+        | options
+        | changes,
+    }
+    folder.mkdir()
+    made = jax.device_get(state(name, SEEDS))
+    workdir.claim(folder, config, cells())
+    Checkpoints(folder / "checkpoints").save(int(made.step[0]), made)
+    sample.run(method(name), made, folder, count=5, chunk=5, **options)
+    return made
+
+
+def drawn(folder):
+    with np.load(folder / "samples.npz") as file:
+        return file["images"]
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_run_is_drawn_from_in_three_lines(tmp_path, name):
+    run(tmp_path / "run", name)
+    for s, seed in enumerate(SEEDS):
+        images = load(tmp_path / "run", seed).sample(5)
+        assert images.shape == (5, *SHAPE) and images.dtype == np.uint8
+        near(images, drawn(tmp_path / "run")[s])
+    near(load(tmp_path / "run").sample(3), drawn(tmp_path / "run")[0, :3])
+    other = load(tmp_path / "run").sample(3, seed=123)
+    assert (other != drawn(tmp_path / "run")[0, :3]).any()
+
+
+def test_more_images_begin_with_the_same_ones_in_chunks_and_out(tmp_path, monkeypatch):
+    run(tmp_path / "run")
+    whole = load(tmp_path / "run").sample(11)
+    assert len({image.tobytes() for image in whole}) == 11
+    monkeypatch.setattr(model, "CHUNK", 4)
+    near(load(tmp_path / "run").sample(11), whole)
+    near(load(tmp_path / "run").sample(2), whole[:2])
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_file_has_the_model_in_half_the_bytes(tmp_path, name):
+    run(tmp_path / "run", name)
+    whole = load(tmp_path / "run", 7)
+    save(whole, tmp_path / "one.npz")
+    again = load(tmp_path / "one.npz")
+    assert again.about["seed"] == 7 and again.options == whole.options
+    assert again.method == whole.method
+
+    def rounded(own, other):
+        assert other.dtype == jnp.float32
+        np.testing.assert_array_equal(np.float32(np.float16(own)), other)
+
+    jax.tree.map(rounded, (whole.params, whole.stats), (again.params, again.stats))
+    difference = again.sample(4).astype(int) - whole.sample(4)
+    assert np.abs(difference).mean() < 2
+
+
+def test_weights_of_one_kind_are_not_the_others(tmp_path):
+    made = run(tmp_path / "run")
+    for weights, params in (("ema", made.ema), ("raw", made.params)):
+        found = load(tmp_path / "run", weights=weights).params
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), found, params)
+
+
+def test_a_run_that_draws_from_another_s_model_is_loaded_by_it(tmp_path):
+    run(tmp_path / "one", "ddpm")
+    run(tmp_path / "other", "ddpm", model="one", steps=3)
+    (tmp_path / "other" / "checkpoints").rename(tmp_path / "gone")
+    found = load(tmp_path / "other")
+    assert found.options["steps"] == 3
+    one = load(tmp_path / "one")
+    jax.tree.map(np.testing.assert_array_equal, found.params, one.params)
+    near(found.sample(2), one.sample(2, steps=3))
+
+
+def test_the_sampler_s_options_are_those_of_the_run_or_the_call(tmp_path):
+    run(tmp_path / "run", "ddpm")
+    ours = load(tmp_path / "run")
+    assert ours.options == OPTIONS["ddpm"]
+    assert (ours.sample(2, eta=0.0) != ours.sample(2)).any()
+    with pytest.raises(ValueError, match="did you mean sample.steps"):
+        ours.sample(2, step=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"seed": 5}, "has the seeds 0, 7"),
+        ({"weights": "best"}, "expected ema or raw"),
+        ({"checkpoint": "best"}, "none was evaluated"),
+    ],
+)
+def test_what_a_run_does_not_have_is_refused(tmp_path, arguments, words):
+    run(tmp_path / "run")
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        load(tmp_path / "run", **arguments)
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no run was made"):
+        load(tmp_path)
+    run(tmp_path / "run")
+    with pytest.raises(ValueError, match="python -m bloodjax.model RUN FILE"):
+        load(tmp_path / "run" / "samples.npz")
+    one = load(tmp_path / "run")
+    for bad in ({"count": 0}, {"count": 1, "seed": -1}, {"count": 1, "seed": 2**32}):
+        with pytest.raises(ValueError, match="expected"):
+            one.sample(**bad)
+    save(one, tmp_path / "one.npz")
+    with pytest.raises(ValueError, match="holds one model"):
+        load(tmp_path / "one.npz", 7)
+
+
+def test_a_file_with_other_arrays_is_refused(tmp_path):
+    run(tmp_path / "run")
+    save(load(tmp_path / "run"), tmp_path / "one.npz")
+    with np.load(tmp_path / "one.npz") as file:
+        arrays = dict(file)
+    name = next(name for name in arrays if name.endswith("kernel"))
+    for changed in (arrays[name][:1], arrays[name].astype(np.float32), None):
+        left = {k: v for k, v in arrays.items() if k != name}
+        np.savez(tmp_path / "bad.npz", **left, **({} if changed is None else {name: changed}))
+        with pytest.raises(ValueError, match=f"{name} is"):
+            load(tmp_path / "bad.npz")
+
+
+def test_weights_that_float16_has_no_room_for_are_not_saved(tmp_path):
+    run(tmp_path / "run")
+    large = load(tmp_path / "run")
+    large = large._replace(params=jax.tree.map(lambda x: 1e6 + x, large.params))
+    with pytest.raises(ValueError, match="does not fit into float16"):
+        save(large, tmp_path / "one.npz")
+    assert not (tmp_path / "one.npz").exists()
+
+
+def test_the_commands(tmp_path, capsys):
+    run(tmp_path / "run", "ddpm")
+    model.main([str(tmp_path / "run"), str(tmp_path / "one.npz"), "--seed=7"])
+    own = ["--model", str(tmp_path / "one.npz"), "--count=5"]
+    for out in ("grid.png", "folder", "all.npz"):
+        draw.main([str(tmp_path / out), *own, "--seed=3", "--steps=4"])
+    expected = load(tmp_path / "one.npz").sample(5, 3, steps=4)
+    files = sorted((tmp_path / "folder").iterdir())
+    assert [file.name for file in files] == [f"{i:06}.png" for i in range(5)]
+    np.testing.assert_array_equal(np.stack([Image.open(file) for file in files]), expected)
+    with np.load(tmp_path / "all.npz") as file:
+        np.testing.assert_array_equal(file["images"], expected)
+        about = json.loads(str(file["about"]))
+    assert about["seed"] == 3 and about["options"]["steps"] == 4
+    assert about["model"]["seed"] == 7
+    for arguments in (["x.png", "--model", "nowhere"], ["x.png", *own, "--steps=400"]):
+        with pytest.raises(SystemExit) as stop:
+            draw.main(arguments)
+        assert stop.value.code == 1
+        assert "expected" in capsys.readouterr().err
+
+
+def test_the_model_that_comes_with_bloodjax_draws_cells(tmp_path):
+    """From the start of a process, by the default command; few steps, as the tests' XLA is slow."""
+    command = [sys.executable, "-m", "bloodjax.draw", str(tmp_path / "cells.npz")]
+    done = subprocess.run([*command, "--count=4", "--steps=4"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "cells.npz") as file:
+        assert file["images"].shape == (4, 28, 28, 3)
+        assert file["images"].std() > 20
