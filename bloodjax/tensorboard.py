@@ -26,7 +26,7 @@ def check(*, tensorboard: bool) -> None:
     """Refuse, before any work, a board that could not be written: ValueError with the remedy."""
     if tensorboard:
         try:
-            from tensorboardX.proto import event_pb2  # noqa: F401
+            import tensorboardX  # noqa: F401
         except ImportError as error:
             raise ValueError(
                 f"log.tensorboard=True: expected the package tensorboardX ({error}): "
