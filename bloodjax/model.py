@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from jax import random
 
 from bloodjax import compilation, methods, npz, train
@@ -23,6 +23,7 @@ from bloodjax.sample import WEIGHTS, drawing
 from bloodjax.workdir import read_json, replacing
 
 SHIPPED = Path(__file__).parent / "pretrained" / "ddpm.npz"
+TREES = ("params", "stats")
 CHUNK = 250  # images per dispatch and device
 NOT_THE_SAMPLERS = ("count", "chunk", "checkpoint", "weights", "model", "export")
 
@@ -140,8 +141,9 @@ def made(shape: Sequence[int], options: Mapping[str, Any]) -> Method:
 
 def save(model: Model, file: Path) -> None:
     """Write a model to an .npz file, parameters in float16: half the size, and rounded."""
-    trees = flatten_dict({"params": model.params, "stats": model.stats}, sep="/")
-    arrays = {name: np.asarray(x, np.float16) for name, x in trees.items()}
+    trees = flatten_dict({name: getattr(model, name) for name in TREES}, sep="/")
+    with np.errstate(over="ignore"):  # refused with a message, below
+        arrays = {name: np.asarray(x, np.float16) for name, x in trees.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{name} does not fit into float16: this model cannot be saved so")
@@ -157,11 +159,8 @@ def read(file: Path) -> Model:
         known = json.loads(str(arrays.pop("about")))
         about, options = known["about"], known["options"]
         method = made(about["dataset"]["shape"], about["config"]["method"])
-        wanted = flatten_dict(
-            dict(zip(("params", "stats"), jax.eval_shape(method.init, random.key(0)), strict=True)),
-            sep="/",
-        )
-        shapes = {name: (x.shape, np.float16) for name, x in wanted.items()}
+        trees = dict(zip(TREES, jax.eval_shape(method.init, random.key(0)), strict=True))
+        shapes = {name: (x.shape, np.float16) for name, x in flatten_dict(trees, sep="/").items()}
         found = {name: (x.shape, x.dtype) for name, x in arrays.items()}
         for name in sorted(shapes.keys() | found.keys()):
             if shapes.get(name) != found.get(name):
@@ -170,8 +169,12 @@ def read(file: Path) -> Model:
         raise ValueError(
             f"{file}: {error}: expected what `python -m bloodjax.model RUN FILE` writes"
         ) from None
-    trees = unflatten_dict({name: jnp.float32(x) for name, x in arrays.items()}, sep="/")
-    return Model(method, trees["params"], trees.get("stats", {}), options, about)
+
+    def filled(path: Sequence[Any], _: Any) -> jax.Array:
+        return jnp.float32(arrays["/".join(key.key for key in path)])
+
+    trees = jax.tree_util.tree_map_with_path(filled, trees)
+    return Model(method, *(trees[name] for name in TREES), options, about)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -133,6 +133,15 @@ def test_root_is_a_root_of_as_many_dimensions_as_there_are(n):
     np.testing.assert_allclose(a.root @ a.root.T, a.m2, rtol=0, atol=1e-13 * np.trace(a.m2))
 
 
+def test_root_where_a_feature_never_varies():
+    """There is no Cholesky factor then, however many images there are."""
+    x, y = skewed(50, 8, 0), skewed(60, 8, 1)
+    x[:, 3] = 0.5
+    a = Moments.of(x)
+    np.testing.assert_allclose(a.root @ a.root.T, a.m2, rtol=0, atol=1e-13 * np.trace(a.m2))
+    assert frechet(a, Moments.of(y)) == pytest.approx(frechet(Moments.of(y), a), rel=1e-7)
+
+
 # ---- Fréchet distance
 
 
@@ -172,8 +181,9 @@ def test_frechet_refuses_another_space():
 
 
 def test_frechet_factors_the_first_set_once(monkeypatch):
-    calls, eigh = [], np.linalg.eigh
-    monkeypatch.setattr(np.linalg, "eigh", lambda x: calls.append(1) or eigh(x))
+    calls, factors = [], {name: getattr(np.linalg, name) for name in ("eigh", "cholesky")}
+    for name, factor in factors.items():
+        monkeypatch.setattr(np.linalg, name, lambda x, f=factor: calls.append(1) or f(x))
     real = Moments.of(skewed(100, 8, 0))
     values = [frechet(real, Moments.of(skewed(n, 8, 1))) for n in (60, 200)]
     infinity(real, skewed(30, 8, 1), values[0])
