@@ -121,9 +121,7 @@ HEADINGS = "task by median IQR compile peak bound ratio".split()
 
 def as_cells(own: Row) -> list[str]:
     """A row for people."""
-    precision = "" if own["precision"] == "float32" else own["precision"]
-    task = " ".join(filter(None, (own["task"], str(own["batch"] or ""), precision)))
-    head = [task, f"{own['framework']} {own['variant']}"]
+    head = [title(own), f"{own['framework']} {own['variant']}"]
     if own["median_s"] is None:
         return [*head, own["note"], *[""] * 5]
     rest = [
@@ -176,12 +174,39 @@ def break_even(rows: Sequence[Row]) -> str:
 
 
 def several(workdirs: Sequence[Path]) -> str:
-    """What was measured in each of these folders, in one table for a README."""
-    lines = [["", *HEADINGS], ["---"] * 3 + ["---:"] * 6]
-    for workdir in workdirs:
-        rows = [row for row in read_json(workdir / "speed.json") if row["median_s"]]
-        lines += [[workdir.name, *as_cells(row)] for row in rows]
+    """What was measured in each of these folders, a line a task, for a README."""
+    read = {workdir.name: read_json(workdir / "speed.json") for workdir in workdirs}
+    found = {
+        name: [row for row in rows if row["median_s"] and row["task"] != "matmul"]
+        for name, rows in read.items()
+    }
+    who = list(dict.fromkeys(map(by, (row for rows in found.values() for row in rows))))
+    lines = [["", "task", *who, "ratio"], ["---"] * 2 + ["---:"] * (len(who) + 1)]
+    for name, rows in found.items():
+        for task in dict.fromkeys(map(title, rows)):
+            own = {by(row): row for row in rows if title(row) == task}
+            ratio = max(
+                (r["ratio"] or 0 for r in own.values() if r["framework"] == "JAX"), default=0
+            )
+            cells = [measured(own[who]) if who in own else "" for who in who]
+            lines.append([name, task, *cells, f"{ratio:.2f}" if ratio else ""])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def by(row: Row) -> str:
+    """Who did it: JAX has one way on a CPU, so that goes without saying."""
+    return "JAX" if row["framework"] == "JAX" else f"{row['framework']} {row['variant']}"
+
+
+def title(row: Row) -> str:
+    precision = "" if row["precision"] == "float32" else row["precision"]
+    return " ".join(filter(None, (row["task"], str(row["batch"] or ""), precision)))
+
+
+def measured(row: Row) -> str:
+    """A median and its share of the bound."""
+    share = "" if row["bound_share"] is None else f" ({row['bound_share']:.0%})"
+    return seconds(row["median_s"]) + share
 
 
 def main(argv: Sequence[str] | None = None) -> None:
