@@ -26,7 +26,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
         ways = itertools.product((True, False), ("ema", "raw"), ("posterior", "beta"))
         model = ""
         for clip, weights, variance in ways:
-            name = f"t{timesteps}-{'clip' if clip else 'free'}-{weights}-{variance}"
+            name = f"t{timesteps}_{'clip' if clip else 'free'}_{weights}_{variance}"
             config = runs[name] = ddpm.get_config()
             config.method.update({"timesteps": timesteps, "net": "course"})
             config.method.update({"widths": (10, 20, 40), "blocks": 3, "patch": 1})

@@ -21,7 +21,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
         runs["ddpm"].sample.update({"steps": 50, "eta": 0.0})  # DDIM: 5 minutes a seed
         # The study's own sampler, all 1000 steps, for as many images as take ten minutes a seed;
         # and as many by DDIM, since fewer images make the distances larger.
-        for name, how in {"ddpm-ancestral": {}, "ddpm-500": {"steps": 50, "eta": 0.0}}.items():
+        for name, how in {"ddpm_ancestral": {}, "ddpm_500": {"steps": 50, "eta": 0.0}}.items():
             runs[name] = ddpm.get_config()
             runs[name].sample.update({"model": "ddpm", "count": 500, **how})
             runs[name].score.count = 5000
@@ -30,7 +30,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config = study(name, "The study, repeated", columns, runs)
     if variant == "cpu":
         config.ddpm_seeds = FieldReference((0, 1, 2))  # all five take four hours
-        for name in ("ddpm", "ddpm-ancestral", "ddpm-500"):
+        for name in ("ddpm", "ddpm_ancestral", "ddpm_500"):
             del config.runs[name].seeds  # else that reference would be changed
             config.runs[name].seeds = config.get_ref("ddpm_seeds")
     return config
@@ -45,8 +45,8 @@ def study(
         name: names the default workdir.
         title: of the report.
         columns: keys of the configurations that the report's table shows, as the runs differ there.
-        runs: by the names of their folders, in the order in which they are run and shown. All have
-            the study's seeds and data.
+        runs: by the names of their folders, in the order in which they are run and shown; without
+            hyphens, so that flags can name them. All have the study's seeds and data.
     """
     shared = base(name)
     config = ConfigDict(

@@ -175,10 +175,10 @@ TINY = [
     "--config.runs.gan.method.width=4",
     "--config.runs.gan.method.discriminator_width=4",
 ]
-for name in ("ddpm", "ddpm-ancestral", "ddpm-500"):
+for name in ("ddpm", "ddpm_ancestral", "ddpm_500"):
     own = ["method.widths=(8,8)", "method.timesteps=10", "sample.steps=5"]
     TINY += [f"--config.runs.{name}.{change}" for change in own]
-for name in ("vae", "gan", "ddpm", "ddpm-ancestral", "ddpm-500"):
+for name in ("vae", "gan", "ddpm", "ddpm_ancestral", "ddpm_500"):
     TINY += [f"--config.runs.{name}.{key}=30" for key in ("sample.count", "score.count")]
     TINY += [f"--config.runs.{name}.train.epochs=1", f"--config.runs.{name}.train.batch_size=100"]
     TINY += [f"--config.runs.{name}.score.features=bloodnet"]
@@ -199,6 +199,7 @@ def launch(cells, tmp_path_factory):
             "launch.py",
             "--config=configs/paper.py:cpu",
             "--config.seeds=5,",
+            "--config.ddpm_seeds=5,",
         ]
         command += [*TINY, f"--config.data.path={cells}", f"--workdir={folder / 'runs'}"]
         done = subprocess.run(
@@ -209,11 +210,17 @@ def launch(cells, tmp_path_factory):
     return start
 
 
-def test_one_command_makes_the_whole_study_and_goes_on_with_it(launch):
+@pytest.fixture(scope="module")
+def made(launch):
     done, folder = launch()
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_one_command_makes_the_whole_study_and_goes_on_with_it(launch, made):
+    folder = made
     found = table(folder, "Table 1")
-    assert list(found)[1:] == ["vae", "gan", "ddpm", "ddpm-ancestral", "ddpm-500", "real images"]
+    assert list(found)[1:] == ["vae", "gan", "ddpm", "ddpm_ancestral", "ddpm_500", "real images"]
     scored = {
         name: json.loads((folder / name / "scores.json").read_text())
         for name in found
@@ -223,7 +230,7 @@ def test_one_command_makes_the_whole_study_and_goes_on_with_it(launch):
     for name, scores in scored.items():
         value = scores["summary"][0]["mean"]
         assert float(found[name][6]) == pytest.approx(value, rel=1e-3)
-    assert not (folder / "ddpm-ancestral" / "checkpoints").exists(), "it draws from the ddpm's"
+    assert not (folder / "ddpm_ancestral" / "checkpoints").exists(), "it draws from the ddpm's"
 
     kept = {file: file.read_bytes() for file in folder.glob("*/samples.npz")}
     (folder / "gan" / "samples.npz").unlink()
@@ -234,21 +241,20 @@ def test_one_command_makes_the_whole_study_and_goes_on_with_it(launch):
     assert table(folder, "Table 1") == found
 
 
-def test_the_report_is_made_from_files_alone(launch):
-    _, folder = launch()
+def test_the_report_is_made_from_files_alone(launch, made):
+    folder = made
     before = (folder / "report" / "table.md").read_text()
-    (folder / "ddpm-500" / "samples.npz").rename(folder / "away")
+    (folder / "ddpm_500" / "samples.npz").rename(folder / "away")
     done, _ = launch("--mode=report")
-    (folder / "away").rename(folder / "ddpm-500" / "samples.npz")
+    (folder / "away").rename(folder / "ddpm_500" / "samples.npz")
     assert done.returncode == 0, done.stderr
-    assert "not made yet" in table(folder, "Table 1")["ddpm-500"]
-    done, _ = launch("--mode=report")
+    assert "not made yet" in table(folder, "Table 1")["ddpm_500"]
+    launch("--mode=report")
     assert (folder / "report" / "table.md").read_text() == before
 
 
-def test_a_model_that_was_trained_otherwise_is_refused(launch):
-    launch()
-    done, _ = launch("--config.runs.ddpm-500.train.epochs=2", "--mode=sample")
+def test_a_model_that_was_trained_otherwise_is_refused(launch, made):
+    done, _ = launch("--config.runs.ddpm_500.train.epochs=2", "--mode=sample")
     assert done.returncode == 1
     assert "train.epochs was 1, now 2" in done.stderr and "Traceback" not in done.stderr
 
