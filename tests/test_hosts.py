@@ -208,7 +208,7 @@ def test_processes_that_were_started_differently_refuse(pair, tmp_path):
     for process in pair("gan", tmp_path / "run", last=rates):
         code, said = ended(process)
         assert code == 1
-        assert "processes [1] have another configuration, data set or mode than process 0" in said
+        assert "processes [1] have another configuration than process 0" in said
     assert not (tmp_path / "run").exists()
 
 

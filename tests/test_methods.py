@@ -18,6 +18,7 @@ from scipy.stats import kstest, kurtosis, norm
 
 from bloodjax import methods, steps
 from bloodjax.methods import ddpm, gan, vae
+from bloodjax.model import NOT_THE_SAMPLERS
 from bloodjax.randomness import Purpose, key_at
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -64,8 +65,7 @@ def configured(name):
     file = CONFIGS / f"{name}.py"
     assert file.exists(), f"methods/{name}.py has no configs/{name}.py"
     config = importlib.import_module(f"configs.{name}").get_config().to_dict()
-    not_its_own = ("count", "chunk", "checkpoint")
-    sampler = {k: v for k, v in config["sample"].items() if k not in not_its_own}
+    sampler = {k: v for k, v in config["sample"].items() if k not in NOT_THE_SAMPLERS}
     assert config["method"].pop("name") == name
     method = {k: SHRUNK.get(k, v) for k, v in config["method"].items()}
     return method, {k: SHRUNK_SAMPLER.get(k, v) for k, v in sampler.items()}

@@ -115,7 +115,7 @@ def test_an_unknown_precision_is_refused_in_one_line(prepare):
 
 
 def test_the_command_line_hands_it_to_the_method(tmp_path):
-    program = "import launch; launch.work = lambda config, method, *rest: print(method.dtype)"
+    program = "import launch; launch.work = lambda *given: print(given[-1].method.dtype)"
     given = ["--config=configs/vae.py:quick", "--config.data.source=synthetic"]
     given += ["--config.precision=bfloat16", f"--workdir={tmp_path}"]
     done = subprocess.run(
