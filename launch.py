@@ -118,7 +118,11 @@ def study(config: dict[str, Any], dataset: Dataset, folder: Path, dtype: str) ->
     """Several runs, each in its folder in `folder`, and one report of all of them."""
     if MODE.value == "benchmark":
         raise app.UsageError("--mode=benchmark is of one method, e.g. --config=configs/ddpm.py")
-    runs = {folder / name: config["runs"][name] for name in config["order"]}
+    names = ",".join(config["order"]).split(",")  # a flag's "a,b" arrives as one name
+    if unknown := [name for name in names if name not in config["runs"]]:
+        known = ", ".join(config["runs"])
+        raise ValueError(f"order={','.join(names)}: {unknown[0]!r} is none of its runs: {known}")
+    runs = {folder / name: config["runs"][name] for name in names}
     checked = {where: check(own, dataset, dtype) for where, own in runs.items()}
     for where, own in runs.items():
         if MODE.value == "report" and not (where / "samples.npz").exists():

@@ -253,6 +253,16 @@ def test_the_report_is_made_from_files_alone(launch, made):
     assert (folder / "report" / "table.md").read_text() == before
 
 
+def test_some_of_its_runs_are_named_by_a_flag(launch, made):
+    for order in ("gan,vae", "gan"):
+        done, folder = launch("--mode=report", f"--config.order={order}")
+        assert done.returncode == 0, done.stderr
+        assert list(table(folder, "Table 1"))[1:-1] == order.split(",")
+    done, _ = launch("--mode=report", "--config.order=gan,vea")
+    assert done.returncode == 1 and "order=gan,vea: 'vea' is none of its runs: " in done.stderr
+    launch("--mode=report")
+
+
 def test_a_model_that_was_trained_otherwise_is_refused(launch, made):
     done, _ = launch("--config.runs.ddpm_500.train.epochs=2", "--mode=sample")
     assert done.returncode == 1
