@@ -32,7 +32,8 @@ def read(folder, seed):
 
     everything = {"scalars": 0, "images": 0}
     found = EventAccumulator(str(folder / "tensorboard" / f"seed{seed}"), everything)
-    return found.Reload()
+    assert found.Reload().file_version == 2  # else it would not look for START
+    return found
 
 
 def assert_same(folder, seeds=SEEDS):
