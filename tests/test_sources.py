@@ -417,9 +417,11 @@ def test_another_format_says_what_to_do(few):
 def test_damaged_sets_are_refused(few):
     (records,) = few.glob("*.array_record*")
     whole = records.read_bytes()
-    records.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="data.path='few': damaged .*prepare the set again"):
-        data.load("tfds", "few")
+    middle = len(whole) // 2
+    for damaged in (whole[:middle], whole[:middle] + bytes(200) + whole[middle + 200 :]):
+        records.write_bytes(damaged)
+        with pytest.raises(ValueError, match="data.path='few': damaged .*prepare the set again"):
+            data.load("tfds", "few")
     (few / "dataset_info.json").write_text("{")
     with pytest.raises(data.Unavailable, match="no prepared set that can be read"):
         data.load("tfds", "few")
