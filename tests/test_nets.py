@@ -1,5 +1,7 @@
 """Layers and networks against loops, PyTorch and what their docstrings promise."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +126,47 @@ def test_every_backend_s_form_of_the_transposed_convolution_is_the_same(size):
     y = np.random.default_rng(2).normal(size=by_product.shape).astype(np.float32)
     inner = np.vdot(layers.strided_conv(y, kernel), x)
     assert np.vdot(y, by_product) == pytest.approx(inner, rel=1e-4, abs=1e-3)
+
+
+CONVS = {
+    "3x3": ((1, 1), "SAME", (3, 3, 2, 5)),
+    "strided": ((2, 2), ((1, 1), (1, 1)), (4, 4, 2, 5)),
+}
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_gradients_of_large_batches_are_those_of_the_convolution(name, monkeypatch):
+    """Seven images in parts of three; and so for two kernels at once."""
+    monkeypatch.setattr(layers, "PART", 3)
+    strides, padding, shape = CONVS[name]
+    options = {"dimension_numbers": layers.LAYOUT}
+    x, kernels = normal(7, 6, 4, 2), normal(2, *shape, seed=1)
+
+    def run(function):
+        def forward(x, kernel):
+            return function(x, kernel, strides, padding, **options)
+
+        y = jax.eval_shape(forward, x, kernels[0])
+        g = normal(*y.shape, seed=2)
+        return jit(jax.vmap(lambda k: (forward(x, k), *jax.vjp(forward, x, k)[1](g))))(kernels)
+
+    for actual, expected in zip(run(layers.conv), run(jax.lax.conv_general_dilated), strict=True):
+        assert_near(actual, expected)
+
+
+def test_a_cpu_takes_kernel_gradients_of_128_images_at_once():
+    x, layer = jax.ShapeDtypeStruct((300, 6, 6, 2), jnp.float32), layers.Conv(5, (3, 3))
+    params = shapes(layer, jnp.zeros((1, 6, 6, 2)))[1]
+    gradient = jax.jit(jax.grad(lambda params, x: layer.apply(params, x).sum()))
+    for platform, images in {"cpu": {128, 44}, "cuda": {300}}.items():
+        text = gradient.trace(params, x).lower(lowering_platforms=(platform,)).as_text()
+        found = {
+            int(batch)
+            for line in text.splitlines()
+            if "stablehlo.convolution" in line and "-> tensor<3x3x2x5xf32>" in line
+            for batch in re.findall(r"\(tensor<(\d+)x6x6x2xf32>", line)
+        }
+        assert found == images, platform
 
 
 def test_conv_transpose_without_bias_has_none():

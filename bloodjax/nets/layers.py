@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -45,10 +46,44 @@ def cast_all_but_bias(
     return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype), bias
 
 
+PART = 128  # images
+
+
+def conv(x: Array, kernel: Array, *geometry: Any, **options: Any) -> Array:
+    """`lax.conv_general_dilated`, whose kernel gradient on a CPU is a sum over parts of the batch.
+
+    XLA:CPU goes through all images for every entry of the gradient: of 512 images of 14×14×64,
+    which caches do not hold, it takes 2.3 times as long as of 128 four times.
+    """
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(x, kernel, *geometry, **options)
+
+    def backward(residuals: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
+        x, kernel = residuals
+
+        def whole(x: Array, y: Array) -> Array:
+            return jax.vjp(functools.partial(plain, x), kernel)[1](y)[0]
+
+        def in_parts(x: Array, y: Array) -> Array:
+            starts = range(0, len(x), PART)
+            return sum(whole(x[i : i + PART], y[i : i + PART]) for i in starts)
+
+        dx = jax.vjp(lambda x: plain(x, kernel), x)[1](y)[0]
+        return dx, lax.platform_dependent(x, y, cpu=in_parts, default=whole)
+
+    if len(x) <= PART:
+        return plain(x, kernel)
+    with_parts = jax.custom_vjp(plain)
+    with_parts.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
+    return with_parts(x, kernel)
+
+
 class Conv(nn.Conv):
-    """`flax.linen.Conv` that adds its bias in float32."""
+    """`flax.linen.Conv` that adds its bias in float32, by `conv`."""
 
     dtype: DTypeLike = jnp.float32
+    conv_general_dilated_cls: Any = lambda: conv
     promote_dtype: Callable[..., tuple[Array, Array, Array | None]] = cast_all_but_bias
 
     def __call__(self, x: Array) -> Array:
