@@ -175,10 +175,10 @@ TINY = [
     "--config.runs.gan.method.width=4",
     "--config.runs.gan.method.discriminator_width=4",
 ]
-for name in ("ddpm", "ddpm_ancestral", "ddpm_500"):
+for name in ("ddpm", "ddpm_ancestral", "ddpm_few"):
     own = ["method.widths=(8,8)", "method.timesteps=10", "sample.steps=5"]
     TINY += [f"--config.runs.{name}.{change}" for change in own]
-for name in ("vae", "gan", "ddpm", "ddpm_ancestral", "ddpm_500"):
+for name in ("vae", "gan", "ddpm", "ddpm_ancestral", "ddpm_few"):
     TINY += [f"--config.runs.{name}.{key}=30" for key in ("sample.count", "score.count")]
     TINY += [f"--config.runs.{name}.train.epochs=1", f"--config.runs.{name}.train.batch_size=100"]
     TINY += [f"--config.runs.{name}.score.features=bloodnet"]
@@ -220,7 +220,7 @@ def made(launch):
 def test_one_command_makes_the_whole_study_and_goes_on_with_it(launch, made):
     folder = made
     found = table(folder, "Table 1")
-    assert list(found)[1:] == ["vae", "gan", "ddpm", "ddpm_ancestral", "ddpm_500", "real images"]
+    assert list(found)[1:] == ["vae", "gan", "ddpm", "ddpm_ancestral", "ddpm_few", "real images"]
     scored = {
         name: json.loads((folder / name / "scores.json").read_text())
         for name in found
@@ -244,11 +244,11 @@ def test_one_command_makes_the_whole_study_and_goes_on_with_it(launch, made):
 def test_the_report_is_made_from_files_alone(launch, made):
     folder = made
     before = (folder / "report" / "table.md").read_text()
-    (folder / "ddpm_500" / "samples.npz").rename(folder / "away")
+    (folder / "ddpm_few" / "samples.npz").rename(folder / "away")
     done, _ = launch("--mode=report")
-    (folder / "away").rename(folder / "ddpm_500" / "samples.npz")
+    (folder / "away").rename(folder / "ddpm_few" / "samples.npz")
     assert done.returncode == 0, done.stderr
-    assert "not made yet" in table(folder, "Table 1")["ddpm_500"]
+    assert "not made yet" in table(folder, "Table 1")["ddpm_few"]
     launch("--mode=report")
     assert (folder / "report" / "table.md").read_text() == before
 
@@ -264,7 +264,7 @@ def test_some_of_its_runs_are_named_by_a_flag(launch, made):
 
 
 def test_a_model_that_was_trained_otherwise_is_refused(launch, made):
-    done, _ = launch("--config.runs.ddpm_500.train.epochs=2", "--mode=sample")
+    done, _ = launch("--config.runs.ddpm_few.train.epochs=2", "--mode=sample")
     assert done.returncode == 1
     assert "train.epochs was 1, now 2" in done.stderr and "Traceback" not in done.stderr
 
