@@ -11,27 +11,20 @@ from jax.errors import JaxRuntimeError
 from ml_collections import config_flags
 
 import bloodjax
-from bloodjax import (
-    compilation,
-    data,
-    doctor,
-    evaluate,
-    export,
-    hosts,
-    methods,
-    report,
-    sample,
-    score,
-    tensorboard,
-    train,
-    workdir,
-)
+from bloodjax import data, doctor, methods, workdir
 from bloodjax.bench import speed
 from bloodjax.data import Dataset
-from bloodjax.interrupt import stop_at_once
 from bloodjax.methods import Method
-from bloodjax.progress import console
+from bloodjax.report import run as run_report
 from bloodjax.report import study as study_report
+from bloodjax.report import tensorboard
+from bloodjax.runtime import compilation, files, processes
+from bloodjax.runtime.progress import console
+from bloodjax.runtime.signals import exit_on_signals
+from bloodjax.sampling import export, sample
+from bloodjax.sampling.samples import read_samples
+from bloodjax.scoring import evaluate, score
+from bloodjax.training import loop
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "what to do, e.g. configs/ddpm.py or configs/ddpm.py:quick"
@@ -53,23 +46,23 @@ NOT_OF_THE_MODEL = ("name", "sample", "score", "bench", "log")
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax tells its life at INFO
     if MODE.value == "doctor":
-        doctor.run()
+        doctor.print_table()
         return
     if CONFIG.value is None or argv[1:]:
         raise app.UsageError(f"expected --config=FILE; not understood: {argv[1:]}")
     config = CONFIG.value.to_dict()
     if MODE.value == "benchmark":  # leave the GPU's memory to the contestants
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    dtype = compilation.prepare(config["deterministic"], config["precision"])
-    hosts.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    dtype = compilation.configure_jax(config["deterministic"], config["precision"])
+    processes.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     folder = Path(WORKDIR.value or Path("runs", config["name"]))
-    dataset = hosts.main_first(lambda: data.load(**config["data"]))
-    hosts.same("data set or mode", [dataset.digest, MODE.value])
+    dataset = processes.main_first(lambda: data.load(**config["data"]))
+    processes.require_equal("data set or mode", [dataset.digest, MODE.value])
     if "runs" in config:
         study(config, dataset, folder, dtype)
     else:
         one(config, dataset, folder, check(config, dataset, dtype))
-    hosts.barrier()  # all leave together
+    processes.barrier()  # all leave together
 
 
 class Checked(NamedTuple):
@@ -82,13 +75,13 @@ class Checked(NamedTuple):
 def check(config: dict[str, Any], dataset: Dataset, dtype: str) -> Checked:
     """Refuse, before any work, what cannot be done; may download weights."""
     method = methods.make(shape=dataset.images.shape[1:], dtype=dtype, **config["method"])
-    train.check(seeds=config["seeds"], **config["train"])
+    loop.check(seeds=config["seeds"], **config["train"])
     evaluate.check(config["train"]["evaluate"], config["sample"]["checkpoint"])
     sample.check(method, **sampler(config))
     export.check(config["sample"]["export"])
     tensorboard.check(**config["log"])
     what = {k: v for k, v in config.items() if k != "data"}  # where the data lies may differ
-    hosts.same("configuration", what)
+    processes.require_equal("configuration", what)
     scored = MODE.value in ("run", "score")
     return Checked(method, score.check(**config["score"]) if scored else [])
 
@@ -102,15 +95,15 @@ def sampler(config: dict[str, Any]) -> dict[str, Any]:
 def one(config: dict[str, Any], dataset: Dataset, folder: Path, checked: Checked) -> None:
     """One run: what the mode asks for, in its folder."""
     if MODE.value == "report":  # of what there is, which another process may be writing
-        workdir.compare(folder, config, dataset)
-        if hosts.is_main():
-            report.run(folder, dataset)
+        workdir.check_same_run(folder, config, dataset)
+        if processes.is_main():
+            run_report.write_report(folder, dataset)
     elif MODE.value == "benchmark":
         benchmark(config, dataset, folder)
     else:
         free = [MODE.value] if MODE.value in ("sample", "score") else []
         with workdir.lock(folder):
-            workdir.claim(folder, config, dataset, free)
+            workdir.open_run(folder, config, dataset, free)
             work(config, dataset, folder, checked)
 
 
@@ -129,38 +122,38 @@ def study(config: dict[str, Any], dataset: Dataset, folder: Path, dtype: str) ->
             continue  # its row says so
         console.rule(str(where))
         one(own, dataset, where, checked[where])
-    if MODE.value in ("run", "report") and hosts.is_main():
-        study_report.run(config["title"], config["columns"], runs, dataset, folder)
+    if MODE.value in ("run", "report") and processes.is_main():
+        study_report.write_study_report(config["title"], config["columns"], runs, dataset, folder)
 
 
 def work(config: dict[str, Any], dataset: Dataset, folder: Path, checked: Checked) -> None:
     """The stages that the mode asks for, one after the other."""
     seeds, how, mode = config["seeds"], sampler(config), MODE.value
     method, model = checked.method, config["sample"]["model"]
-    shown = config["log"]["tensorboard"] and hosts.is_main()
+    shown = config["log"]["tensorboard"] and processes.is_main()
     board = tensorboard.Board(folder, seeds, dataset) if shown else None
     if mode in ("run", "train") and not model:
         few = how | {"count": config["train"]["evaluate"], "show": board and board.draw}
-        judge = evaluate.evaluator(method, dataset, **few)
+        judge = evaluate.make_evaluator(method, dataset, **few)
         hooks = {"evaluate": judge, "watch": board and board.follow}
-        train.run(method, dataset, folder, seeds=seeds, **config["train"] | hooks)
+        loop.train(method, dataset, folder, seeds=seeds, **config["train"] | hooks)
         if board:
             board.follow()  # of a training that was over before it was asked for
     if mode in ("run", "sample"):
         if model:  # trained just as this configuration says
-            workdir.compare(folder.parent / model, config, dataset, NOT_OF_THE_MODEL)
+            workdir.check_same_run(folder.parent / model, config, dataset, NOT_OF_THE_MODEL)
         which, trained = config["sample"]["checkpoint"], folder.parent / model if model else folder
-        state = train.restore(method, trained, seeds=seeds, checkpoint=which)
-        sample.run(method, state, folder, **how)
-        if hosts.is_main():
-            export.of_run(folder, config["sample"]["export"], dataset.classes)
+        state = loop.restore(method, trained, seeds=seeds, checkpoint=which)
+        sample.write_samples(method, state, folder, **how)
+        if processes.is_main():
+            export.export_run(folder, config["sample"]["export"], dataset.classes)
         if board:
-            board.show(score.read_samples(folder, dataset))
+            board.show(read_samples(folder, dataset))
     if mode in ("run", "score"):
         sample.check_made(folder, **how)
-        score.run(folder, dataset, **config["score"] | {"features": checked.spaces})
-    if mode == "run" and hosts.is_main():
-        report.run(folder, dataset)
+        score.write_scores(folder, dataset, **config["score"] | {"features": checked.spaces})
+    if mode == "run" and processes.is_main():
+        run_report.write_report(folder, dataset)
 
 
 def benchmark(config: dict[str, Any], dataset: Dataset, folder: Path) -> None:
@@ -184,7 +177,7 @@ def start(argv: list[str]) -> int | None:
         The exit code. Returned, not raised: an error keeps what its frames hold, and JAX may crash
         when arrays outlive it.
     """
-    stop_at_once()
+    exit_on_signals()
     try:
         main(argv)
     except SystemExit as stop:
@@ -194,12 +187,14 @@ def start(argv: list[str]) -> int | None:
         ours = Path(bloodjax.__file__).parent in Path(source).parents
         if not ours and not isinstance(error, OSError):
             raise
-        text = workdir.explain(error) if isinstance(error, OSError) else str(error)
-        hosts.abandon(1, f"error: {text}")
+        text = files.explain_os_error(error) if isinstance(error, OSError) else str(error)
+        processes.kill_process(1, f"error: {text}")
         console.print(f"error: {text}", markup=False, soft_wrap=True)
         return 1
     except JaxRuntimeError as error:
-        hosts.abandon(1, f"error: {error}; if another process has ended, start all of them again")
+        processes.kill_process(
+            1, f"error: {error}; if another process has ended, start all of them again"
+        )
         raise
 
 

@@ -8,14 +8,14 @@ from rich.table import Table
 from bloodjax import features
 from bloodjax.data import bloodmnist
 from bloodjax.features.inception import weights
-from bloodjax.progress import console
-from bloodjax.tables import title
-from bloodjax.workdir import environment
+from bloodjax.runtime.environment import environment
+from bloodjax.runtime.progress import console
+from bloodjax.scoring.tables import title
 
 PACKAGES = {"medmnist": "medmnist", "tfds": "tensorflow-datasets"}  # that a data source needs
 
 
-def run() -> None:
+def print_table() -> None:
     """Print it as one table."""
     table = Table("what", "found", title="bloodjax doctor")
     for name, value in environment().items():

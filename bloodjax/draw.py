@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bloodjax import compilation, export
 from bloodjax.model import SHIPPED, load
-from bloodjax.progress import console
+from bloodjax.runtime import compilation
+from bloodjax.runtime.progress import console
+from bloodjax.sampling import export
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,12 +25,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     own = {"steps": args.steps, "eta": args.eta}
     try:
-        compilation.prepare(deterministic=False, precision="float32")
+        compilation.configure_jax(deterministic=False, precision="float32")
         model = load(args.model)
         options = {name: value for name, value in own.items() if value is not None}
         images = model.sample(args.count, args.seed, **options)
         about = {"seed": args.seed, "options": model.options | options, "model": model.about}
-        export.write(args.out, images, **about)
+        export.write_images(args.out, images, **about)
     except (OSError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
     console.print(f"{args.out}: {args.count:,} images", markup=False)

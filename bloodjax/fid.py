@@ -14,15 +14,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bloodjax import compilation, features, npz
-from bloodjax.distance import Moments, frechet
+from bloodjax import features
+from bloodjax.data.image_files import Source, name_value_errors, open_images
 from bloodjax.features import Extractor, distance_name
 from bloodjax.features.inception.network import TAPS
 from bloodjax.features.inception.protocols import PROTOCOLS
-from bloodjax.image_files import Source, about, open_images
-from bloodjax.progress import console, progress
-from bloodjax.tables import title
-from bloodjax.workdir import environment, replacing
+from bloodjax.runtime import compilation, npz
+from bloodjax.runtime.environment import environment
+from bloodjax.runtime.files import atomic_write
+from bloodjax.runtime.progress import console, progress
+from bloodjax.scoring.distances import Moments, frechet
+from bloodjax.scoring.tables import title
 
 COMMAND = "python -m bloodjax.fid"
 MADE_BY = ("name", "protocol", "dims", "sha256")  # an extractor's: must agree between two sides
@@ -52,10 +54,10 @@ def is_statistics(path: Path) -> bool:
 
 
 def read_statistics(file: Path) -> Side:
-    """mu and sigma, as pytorch-fid writes them, and what bloodjax writes beside them."""
+    """Mu and sigma, as pytorch-fid writes them, and what bloodjax writes beside them."""
     found = npz.names(file)
     arrays = npz.read(file, *(name for name in STATISTICS if name in found))
-    with about(file):
+    with name_value_errors(file):
         mu, sigma = (np.asarray(arrays[key], np.float64) for key in ("mu", "sigma"))
         if mu.ndim != 1 or sigma.shape != 2 * mu.shape:
             raise ValueError(f"mu {mu.shape} and sigma {sigma.shape}, expected [d] and [d, d]")
@@ -72,7 +74,7 @@ def write_statistics(file: Path, side: Side) -> None:
     arrays = {"mu": side.moments.mean, "sigma": side.moments.cov}
     if side.n:
         arrays["n"] = side.n
-    with replacing(file) as part, part.open("wb") as out:
+    with atomic_write(file) as part, part.open("wb") as out:
         np.savez(out, **arrays, made_by=json.dumps(side.made_by))
 
 
@@ -85,7 +87,7 @@ def embed(extractor: Extractor, source: Source, path: Path) -> Side:
             done += len(images)
             advance(len(images))
     made_by = dict(zip(MADE_BY, (getattr(extractor, key) for key in MADE_BY), strict=True))
-    with about(path):
+    with name_value_errors(path):
         return Side(Moments.of(out), source.count, made_by)
 
 
@@ -157,7 +159,7 @@ def run(args: argparse.Namespace) -> None:
     check_alike(inputs, sides)
     made_by = sides[0].made_by or sides[1].made_by
     name = distance_name(made_by["name"]) if made_by else "fd"
-    with about(" and ".join(map(str, inputs))):
+    with name_value_errors(" and ".join(map(str, inputs))):
         value = frechet(sides[0].moments, sides[1].moments)
     if not args.json:
         print(f"{title(name, made_by.get('protocol', ''))}:  {value}")
@@ -179,7 +181,7 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """`run`, with what a user can mend said in one line."""
     args = parse(argv)
-    compilation.prepare(deterministic=False, precision="float32")
+    compilation.configure_jax(deterministic=False, precision="float32")
     try:
         run(args)
     except (ValueError, OSError) as error:

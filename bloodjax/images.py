@@ -14,7 +14,7 @@ def to_float(images: Array) -> Array:
 
 
 def to_uint8(images: Array) -> Array:
-    """float in [-1, 1] -> uint8 0..255: clipped, rounded half to even; undoes `to_float`."""
+    """Float in [-1, 1] -> uint8 0..255: clipped, rounded half to even; undoes `to_float`."""
     return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 

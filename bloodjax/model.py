@@ -16,11 +16,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jax import random
 
-from bloodjax import compilation, methods, npz, train
+from bloodjax import methods
 from bloodjax.methods import Method, Params, Stats
-from bloodjax.progress import console
-from bloodjax.sample import WEIGHTS, drawing
-from bloodjax.workdir import read_json, replacing
+from bloodjax.runtime import compilation, npz
+from bloodjax.runtime.files import atomic_write, read_json
+from bloodjax.runtime.progress import console
+from bloodjax.sampling.sample import WEIGHTS, make_sampler
+from bloodjax.training import loop
 
 SHIPPED = Path(__file__).parent / "pretrained" / "ddpm.npz"
 TREES = ("params", "stats")
@@ -68,7 +70,9 @@ class Model(NamedTuple):
         return np.concatenate(parts)[:count]
 
 
-drawing_of = functools.cache(lambda method, **options: drawing(method, options))  # compiled once
+drawing_of = functools.cache(
+    lambda method, **options: make_sampler(method, options)
+)  # compiled once
 
 
 def load(
@@ -96,13 +100,13 @@ def load(
     if not source.exists():
         raise FileNotFoundError(f"{source}: expected a run's folder, or an .npz made of one")
     if source.is_dir():
-        return of_run(source, seed, weights, checkpoint)
+        return load_run(source, seed, weights, checkpoint)
     if seed is not None or (weights, checkpoint) != ("ema", "newest"):
         raise ValueError(f"{source} holds one model: no seed, weights or checkpoint to choose")
     return read(source)
 
 
-def of_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> Model:
+def load_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> Model:
     """The model of one seed of a run."""
     file = workdir / "config.json"
     if not file.exists():
@@ -116,9 +120,9 @@ def of_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> Mo
         raise ValueError(f"seed={seed}: {workdir} has the seeds {', '.join(map(str, seeds))}")
     s = 0 if seed is None else seeds.index(seed)
     _, dtype = compilation.PRECISIONS[config["precision"]]
-    method = made(dataset["shape"], config["method"] | {"dtype": dtype})
+    method = make_method(dataset["shape"], config["method"] | {"dtype": dtype})
     trained = workdir.parent / config["sample"]["model"] if config["sample"]["model"] else workdir
-    state = train.restore(method, trained, seeds=seeds, checkpoint=checkpoint)
+    state = loop.restore(method, trained, seeds=seeds, checkpoint=checkpoint)
     params = {"ema": state.ema, "raw": state.params}[weights]
     params, stats = jax.tree.map(lambda x: jnp.asarray(x[s]), (params, state.stats))
     options = {k: v for k, v in config["sample"].items() if k not in NOT_THE_SAMPLERS}
@@ -133,7 +137,7 @@ def of_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> Mo
     return Model(method, params, stats, options, about)
 
 
-def made(shape: Sequence[int], options: Mapping[str, Any]) -> Method:
+def make_method(shape: Sequence[int], options: Mapping[str, Any]) -> Method:
     """The method of that shape, hashable: what JSON makes lists of are tuples."""
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     return methods.make(shape=tuple(shape), **plain)
@@ -148,7 +152,7 @@ def save(model: Model, file: Path) -> None:
         if not np.isfinite(array).all():
             raise ValueError(f"{name} does not fit into float16: this model cannot be saved so")
     about = json.dumps({"options": model.options, "about": model.about})
-    with replacing(file) as part, part.open("wb") as handle:
+    with atomic_write(file) as part, part.open("wb") as handle:
         np.savez(handle, about=about, **arrays)
 
 
@@ -158,7 +162,7 @@ def read(file: Path) -> Model:
     try:
         known = json.loads(str(arrays.pop("about")))
         about, options = known["about"], known["options"]
-        method = made(about["dataset"]["shape"], about["config"]["method"])
+        method = make_method(about["dataset"]["shape"], about["config"]["method"])
         trees = dict(zip(TREES, jax.eval_shape(method.init, random.key(0)), strict=True))
         shapes = {name: (x.shape, np.float16) for name, x in flatten_dict(trees, sep="/").items()}
         found = {name: (x.shape, x.dtype) for name, x in arrays.items()}

@@ -8,8 +8,8 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 import jax  # noqa: E402 after the flags
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-from places import NOWHERE  # noqa: E402
-from small import write_medmnist  # noqa: E402
+from helpers.sources import NOWHERE  # noqa: E402
+from helpers.tiny import write_medmnist  # noqa: E402
 
 from bloodjax import data  # noqa: E402
 from bloodjax.bench.inception_weights import random_state, write_safetensors  # noqa: E402

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import contents, file_limit, flagged, method
-from test_sample import draw, state
-from test_train import equal, lines
-from test_train import run as train_run
+from helpers.sampling import draw, state
+from helpers.tiny import contents, file_limit, flagged, method
+from helpers.training import equal, lines
+from helpers.training import run as train_run
 
-from bloodjax import metrics, sample, workdir
+from bloodjax import workdir
+from bloodjax.runtime import files
+from bloodjax.sampling import sample
+from bloodjax.training import log
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,13 +28,13 @@ ROOT = Path(__file__).parent.parent
 
 def test_a_file_that_does_not_fit_is_as_it_was_and_is_named(tmp_path):
     file = tmp_path / "x.json"
-    workdir.write_text(file, "first")
+    files.write_text(file, "first")
     with file_limit(10), pytest.raises(OSError) as full:
-        workdir.write_text(file, "x" * 100)
+        files.write_text(file, "x" * 100)
     assert contents(tmp_path) == {Path("x.json"): b"first"}
-    said = workdir.explain(full.value)
+    said = files.explain_os_error(full.value)
     os.link(file, tmp_path / "same file")
-    workdir.write_text(file, "second")
+    files.write_text(file, "second")
     assert (tmp_path / "same file").read_text() == "first", "replaced, not overwritten"
     assert str(tmp_path / "x.json") in said and "ulimit -f" in said
 
@@ -39,7 +42,7 @@ def test_a_file_that_does_not_fit_is_as_it_was_and_is_named(tmp_path):
 def test_two_writers_of_a_file_do_not_meet(tmp_path):
     """Also not in two containers, where processes and threads may have the same numbers."""
     file = tmp_path / "x"
-    with workdir.replacing(file) as last, workdir.replacing(file) as first:
+    with files.atomic_write(file) as last, files.atomic_write(file) as first:
         for part in (last, first):
             part.write_text("last" if part is last else "first")
     assert file.read_text() == "last"
@@ -47,7 +50,7 @@ def test_two_writers_of_a_file_do_not_meet(tmp_path):
 
 
 def test_a_file_may_be_read_by_those_who_may_read_others(tmp_path):
-    workdir.write_text(tmp_path / "x", "")
+    files.write_text(tmp_path / "x", "")
     (tmp_path / "y").touch()
     assert (tmp_path / "x").stat().st_mode == (tmp_path / "y").stat().st_mode
 
@@ -58,22 +61,22 @@ def test_what_killed_processes_left_half_written_goes_after_a_day(tmp_path):
         part.touch()
     then = fresh.stat().st_mtime - 25 * 3600
     os.utime(old, (then, then))
-    workdir.write_text(tmp_path / "x", "")
+    files.write_text(tmp_path / "x", "")
     assert sorted(p.name for p in tmp_path.iterdir()) == [fresh.name, "x"]
 
 
-@pytest.mark.parametrize("number", workdir.REMEDIES)
+@pytest.mark.parametrize("number", files.REMEDIES)
 def test_the_remedy_is_in_the_line(number):
-    said = workdir.explain(OSError(number, os.strerror(number), "runs/x/file"))
+    said = files.explain_os_error(OSError(number, os.strerror(number), "runs/x/file"))
     assert said.startswith(f"runs/x/file: {os.strerror(number)}: ") and "\n" not in said
     assert "same command" in said
 
 
 def test_an_error_that_speaks_for_itself_is_left_as_it_is():
-    assert workdir.explain(FileNotFoundError("x.npz: no such file")) == "x.npz: no such file"
-    with pytest.raises(OSError, match="^as it is$"), workdir.naming(Path("other")):
+    assert files.explain_os_error(FileNotFoundError("x.npz: no such file")) == "x.npz: no such file"
+    with pytest.raises(OSError, match="^as it is$"), files.name_errors(Path("other")):
         raise OSError("as it is")
-    with pytest.raises(OSError) as error, workdir.naming(Path("other")):
+    with pytest.raises(OSError) as error, files.name_errors(Path("other")):
         raise OSError(errno.ENOSPC, "full", "own")
     assert error.value.filename == "own"
 
@@ -97,7 +100,7 @@ def test_a_full_disk_while_metrics_are_written(tmp_path):
 
 def sampled(folder, count=11):
     folder.mkdir(exist_ok=True)
-    sample.run(method(), state("vae"), folder, count=count, chunk=4)
+    sample.write_samples(method(), state("vae"), folder, count=count, chunk=4)
     return (folder / "samples.npz").read_bytes()
 
 
@@ -148,7 +151,7 @@ def leave_chunks(folder, monkeypatch, state, **options):
     folder.mkdir(exist_ok=True)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(sample, "join_chunks", lambda *_: (_ for _ in ()).throw(Killed))
-        sample.run(method(), state, folder, **({"count": 11, "chunk": 4} | options))
+        sample.write_samples(method(), state, folder, **({"count": 11, "chunk": 4} | options))
 
 
 def test_chunks_of_another_training_or_other_options_are_not_taken(tmp_path, monkeypatch):
@@ -190,7 +193,7 @@ def test_samples_of_another_training_are_not_overwritten(tmp_path):
     other = state("vae")
     other = other._replace(ema=other.params)
     with pytest.raises(ValueError, match="samples.npz holds samples of another training: move it"):
-        sample.run(method(), other, tmp_path / "run", count=11, chunk=4)
+        sample.write_samples(method(), other, tmp_path / "run", count=11, chunk=4)
     assert contents(tmp_path / "run") == before
 
 
@@ -198,10 +201,12 @@ def test_samples_of_a_later_step_are_not_overwritten_those_of_an_earlier_are(tmp
     (tmp_path / "run").mkdir()
     now = state("vae")
     later = now._replace(step=now.step + 5)
-    sample.run(method(), later, tmp_path / "run", count=11, chunk=4)
+    sample.write_samples(method(), later, tmp_path / "run", count=11, chunk=4)
     with pytest.raises(ValueError, match="samples after step 5, and those of step 0 are wanted"):
-        sample.run(method(), now, tmp_path / "run", count=11, chunk=4)
-    sample.run(method(), later._replace(step=now.step + 6), tmp_path / "run", count=11, chunk=4)
+        sample.write_samples(method(), now, tmp_path / "run", count=11, chunk=4)
+    sample.write_samples(
+        method(), later._replace(step=now.step + 6), tmp_path / "run", count=11, chunk=4
+    )
     with np.load(tmp_path / "run" / "samples.npz") as file:
         assert file["step"] == 6
 
@@ -240,16 +245,16 @@ def test_a_half_line_is_dropped_and_a_damaged_one_is_named(tmp_path, capsys):
     whole = "\n".join(rows[:3]) + "\n"
 
     file.write_text(whole + rows[3][:9])
-    metrics.trim(file, 4)
+    log.trim(file, 4)
     assert file.read_text() == whole and capsys.readouterr().err == ""
 
     file.write_bytes(whole.replace('"step": 2', '"step": \xff').encode("latin-1"))
-    metrics.trim(file, 4)
+    log.trim(file, 4)
     assert file.read_text() == f"{rows[0]}\n{rows[2]}\n"
     assert f"{file}: line 2 is damaged" in capsys.readouterr().err.replace("\n", "")
 
     file.write_text(whole.rstrip("\n"))  # died between a line and its end
-    metrics.trim(file, 4)
+    log.trim(file, 4)
     assert file.read_text() == whole
 
 
@@ -257,11 +262,11 @@ def test_metrics_that_need_no_change_are_not_touched(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n')
     before = file.stat().st_ino  # what replaces it is another file
-    metrics.trim(file, 1)
+    log.trim(file, 1)
     assert file.stat().st_ino == before
-    metrics.trim(file, 0)
+    log.trim(file, 0)
     assert file.stat().st_ino != before
-    metrics.trim(tmp_path / "none", 1)
+    log.trim(tmp_path / "none", 1)
     assert not (tmp_path / "none").exists()
 
 

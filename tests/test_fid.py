@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.tiny import flagged, torch_reference
 from PIL import Image
-from small import flagged, torch_reference
 
 from bloodjax import features, fid
 from bloodjax.data import synthetic
-from bloodjax.distance import Moments, frechet
+from bloodjax.scoring.distances import Moments, frechet
 
 ROOT = Path(__file__).parent.parent
 

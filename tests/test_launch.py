@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import cells as few
+from helpers.tiny import cells as few
 
 from bloodjax import data, workdir
+from bloodjax.runtime import files
 from configs.base import base
 
 ROOT = Path(__file__).parent.parent
@@ -120,16 +121,16 @@ def test_what_a_run_takes_may_change_and_what_it_is_may_not(tmp_path):
         assert name in config[group]
         return config | {group: config[group] | {name: value}}
 
-    workdir.claim(tmp_path, config, few())
+    workdir.open_run(tmp_path, config, few())
     free = "sample.chunk train.keep train.checkpoint_epochs train.evaluate log.tensorboard"
     for key in free.split():
         now = json.loads(json.dumps(changed(key, 9)))
-        workdir.claim(tmp_path, now, few())
+        workdir.open_run(tmp_path, now, few())
         assert json.loads((tmp_path / "config.json").read_text())["config"] == now
-        workdir.claim(tmp_path, config, few())
+        workdir.open_run(tmp_path, config, few())
     for key in ("train.epochs", "sample.count", "sample.checkpoint"):
         with pytest.raises(ValueError, match=f"belongs to another run: {key} was"):
-            workdir.claim(tmp_path, changed(key, 9), few())
+            workdir.open_run(tmp_path, changed(key, 9), few())
 
 
 @pytest.mark.parametrize(
@@ -175,8 +176,8 @@ def test_doctor_says_what_is_here_and_where_it_looked(environment, cells):
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
     file = tmp_path / "x.json"
-    workdir.write_text(file, "first")
-    with pytest.raises(RuntimeError), workdir.replacing(file) as part:
+    files.write_text(file, "first")
+    with pytest.raises(RuntimeError), files.atomic_write(file) as part:
         part.write_text("half")
         raise RuntimeError
     assert file.read_text() == "first"

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.sampling import OPTIONS, near, state
+from helpers.tiny import SHAPE, SMALL, cells, method
 from PIL import Image
-from small import SHAPE, SMALL, cells, method
-from test_sample import OPTIONS, near, state
 
-from bloodjax import draw, methods, model, sample, workdir
-from bloodjax.checkpoint import Checkpoints
+from bloodjax import draw, methods, model, workdir
 from bloodjax.model import load, save
+from bloodjax.sampling import sample
+from bloodjax.training.checkpoint import Checkpoints
 
 SEEDS = (0, 7)
 
@@ -34,9 +35,9 @@ def run(folder, name="vae", **changes):
     }
     folder.mkdir()
     made = jax.device_get(state(name, SEEDS))
-    workdir.claim(folder, config, cells())
+    workdir.open_run(folder, config, cells())
     Checkpoints(folder / "checkpoints").save(int(made.step[0]), made)
-    sample.run(method(name), made, folder, count=5, chunk=5, **options)
+    sample.write_samples(method(name), made, folder, count=5, chunk=5, **options)
     return made
 
 

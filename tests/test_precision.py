@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
-from small import SHAPE, SMALL, cells
+from helpers.tiny import SHAPE, SMALL, cells
 
-from bloodjax import compilation, data, methods, steps, workdir
+from bloodjax import data, methods, workdir
 from bloodjax.features import bloodnet
 from bloodjax.features.inception import network, weights
 from bloodjax.features.inception.protocols import PROTOCOLS
 from bloodjax.images import to_float
 from bloodjax.nets.conv import Decoder, Encoder
 from bloodjax.nets.unet import Attention, ResBlock, UNet
+from bloodjax.runtime import compilation
+from bloodjax.training import step as steps
 
 ROOT = Path(__file__).parent.parent
 DTYPE = r"tensor<(?:\d+x)*(\w+)>"
@@ -33,7 +35,7 @@ every_method = pytest.mark.parametrize("name", methods.names())
 def prepare():
     """`compilation.prepare` for one test."""
     before = jax.config.jax_default_matmul_precision
-    yield partial(compilation.prepare, False)
+    yield partial(compilation.configure_jax, False)
     jax.config.update("jax_default_matmul_precision", before)
 
 
@@ -43,8 +45,8 @@ def made(name, dtype, **changes):
 
 def stepped(name, dtype):
     """A training step as a function of state and batch, and the shapes of a state."""
-    method, tx = made(name, dtype), steps.optimizer(1e-3, 0.9, 0.999)
-    state = jax.eval_shape(partial(steps.init, method, tx), np.uint32(0))
+    method, tx = made(name, dtype), steps.make_optimizer(1e-3, 0.9, 0.999)
+    state = jax.eval_shape(partial(steps.init_state, method, tx), np.uint32(0))
     return partial(steps.train_step, method, tx, 0.9), state
 
 
@@ -128,9 +130,9 @@ def test_the_command_line_hands_it_to_the_method(tmp_path):
 
 
 def test_a_workdir_has_one_precision(tmp_path):
-    workdir.claim(tmp_path, {"precision": "float32"}, cells())
+    workdir.open_run(tmp_path, {"precision": "float32"}, cells())
     with pytest.raises(ValueError, match="precision was 'float32', now 'bfloat16'"):
-        workdir.claim(tmp_path, {"precision": "bfloat16"}, cells(), ["sample"])
+        workdir.open_run(tmp_path, {"precision": "bfloat16"}, cells(), ["sample"])
 
 
 # ---- what is in which dtype ----
@@ -217,9 +219,9 @@ def small_cells():
 
 def losses(method, rate, images):
     """Each player's loss, the mean over the last 20 of 200 steps."""
-    tx = steps.optimizer(rate, 0.5, 0.999)
+    tx = steps.make_optimizer(rate, 0.5, 0.999)
     step = jax.jit(partial(steps.train_step, method, tx, 0.0))
-    state = jax.jit(partial(steps.init, method, tx))(np.uint32(0))
+    state = jax.jit(partial(steps.init_state, method, tx))(np.uint32(0))
     seen = []
     for rows in np.arange(200 * 32).reshape(200, 32) % len(images):
         state, found = step(state, (images[rows], np.zeros(32, np.int32)))

@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import linalg
 
-from bloodjax import compilation, methods, sample, sweep
+from bloodjax import methods
 from bloodjax.bench.serve import Work, host_peak, serve
-from bloodjax.distance import Moments, frechet
 from bloodjax.features.inception import extractor
-from bloodjax.steps import advance, initial, optimizer, orders, train_step
+from bloodjax.runtime import compilation
+from bloodjax.sampling import sample
+from bloodjax.scoring.distances import Moments, frechet
+from bloodjax.training import strategies
+from bloodjax.training.step import advance, epoch_orders, init_states, make_optimizer, train_step
 
 Job = dict[str, Any]
 SCAN = 10  # steps in a dispatch of the variant "scan"
@@ -25,10 +28,12 @@ def train(job: Job) -> Work:
     length = SCAN if job["variant"] == "scan" else 1
     images, seeds = np.load(job["images"]), range(job["seeds"])
     method = make(job, images)
-    step = functools.partial(train_step, method, optimizer(**job["optimizer"]), job["ema_decay"])
-    program = sweep.Loop(functools.partial(advance, step))
-    state = program.put(initial(method, optimizer(**job["optimizer"]), seeds))
-    order = program.put(orders(seeds, len(images), job["batch"])(0))
+    step = functools.partial(
+        train_step, method, make_optimizer(**job["optimizer"]), job["ema_decay"]
+    )
+    program = strategies.Loop(functools.partial(advance, step))
+    state = program.put(init_states(method, make_optimizer(**job["optimizer"]), seeds))
+    order = program.put(epoch_orders(seeds, len(images), job["batch"])(0))
     data = program.share(images), program.share(np.zeros(len(images), np.int32))
 
     def work(units: int) -> int:
@@ -45,10 +50,10 @@ def train(job: Job) -> Work:
 def draw(job: Job) -> Work:
     """A unit is `count` images, in chunks."""
     method = make(job, np.load(job["images"], mmap_mode="r"))
-    state = initial(method, optimizer(**job["optimizer"]), [0])
+    state = init_states(method, make_optimizer(**job["optimizer"]), [0])
     model = jax.tree.map(lambda x: jnp.asarray(x[0]), (state.ema, state.stats, state.seed))
     one = functools.partial(method.sample, **job["options"])
-    program = sweep.over_devices(functools.partial(sample.images, one))
+    program = strategies.spread_over_devices(functools.partial(sample.draw_images, one))
     chunks = [jnp.arange(i, i + job["chunk"]) for i in range(0, job["count"], job["chunk"])]
     return repeated(lambda: [program(*model, chunk) for chunk in chunks])
 
@@ -111,7 +116,7 @@ TASKS = {
 
 def prepare(job: Job) -> tuple[Work, dict[str, Any]]:
     """The work of a job and the versions that do it."""
-    job["dtype"] = compilation.prepare(deterministic=False, precision=job["precision"])
+    job["dtype"] = compilation.configure_jax(deterministic=False, precision=job["precision"])
     device = jax.devices()[0]
     about = {"version": f"jax {jax.__version__}", "device": device.device_kind, "peak": peak}
     return TASKS[job["task"]](job), about

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from bloodjax import methods, steps
+from bloodjax import methods
 from bloodjax.images import to_float, to_uint8
 from bloodjax.methods import Method
 from bloodjax.randomness import Purpose, batch_normal, key_at
+from bloodjax.training import step as steps
 
 STEPS = 3  # before the one that is compared
 MANY = 1_000_000  # after which Adam corrects nothing: β^n is 0 to float32
@@ -55,7 +56,7 @@ def write(
     name = options.pop("name")
     model = methods.make(name, shape=images.shape[1:], **options)
     with jax.default_matmul_precision("highest"):
-        tx = steps.optimizer(**optimizer)
+        tx = steps.make_optimizer(**optimizer)
         step = jax.jit(functools.partial(steps.train_step, model, tx, ema_decay))
         batch = to_float(jnp.asarray(images)), jnp.zeros(len(images), jnp.int32)
         state = drawn(model, tx, seed)
@@ -102,7 +103,7 @@ def drawn(method: Method, tx: Any, seed: int) -> steps.State:
         fan_in = leaf.size / leaf.shape[-1]
         return np.float32(rng.normal(0.0, 0.7 * fan_in**-0.5, leaf.shape))
 
-    first = jax.eval_shape(functools.partial(steps.init, method, tx), np.uint32(seed))
+    first = jax.eval_shape(functools.partial(steps.init_state, method, tx), np.uint32(seed))
     params, stats = jax.tree_util.tree_map_with_path(draw, (first.params, first.stats))
     opt = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), first.opt)
     return steps.State(np.uint32(seed), np.int32(0), params, stats, params, opt)

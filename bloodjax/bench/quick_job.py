@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from bloodjax import methods, score
+from bloodjax import methods
 from bloodjax.bench import results
 from bloodjax.bench.contest import ENVIRONMENT, Contestant, Failed
 from bloodjax.bench.parity import flatten
 from bloodjax.data import Dataset
-from bloodjax.steps import initial, optimizer
-from bloodjax.workdir import read_json
+from bloodjax.runtime.files import read_json
+from bloodjax.scoring import score
+from bloodjax.training.step import init_states, make_optimizer
 
 SAMPLER = ("steps", "eta", "clip", "variance")  # the options of the DDPM's, which the twin has
 SECONDS = 0.05  # between two looks whether the samples are there
@@ -69,7 +70,7 @@ def prepare(config: dict[str, Any], dataset: Dataset, threads: int, folder: Path
     train, options = config["train"], dict(config["sample"])
     adam = {name: train[name] for name in ("learning_rate", "beta1", "beta2")}
     method = methods.make(shape=dataset.images.shape[1:], **config["method"])
-    state = initial(method, optimizer(**adam), config["seeds"])
+    state = init_states(method, make_optimizer(**adam), config["seeds"])
     np.savez(folder / "weights.npz", **flatten(jax.tree.map(lambda x: x[0], state)))
     plan = {
         "twin": config["method"] | adam | {"ema_decay": train["ema_decay"]},
@@ -103,7 +104,7 @@ def judged(
         trace=images[None, :0, None],
         trace_name="none",
     )
-    return score.run(workdir, dataset, **config["score"])["scores"][0]
+    return score.write_scores(workdir, dataset, **config["score"])["scores"][0]
 
 
 def row(

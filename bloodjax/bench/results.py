@@ -13,9 +13,10 @@ import numpy as np
 from rich.table import Table
 
 from bloodjax.bench.contest import Contestant
-from bloodjax.progress import console
 from bloodjax.report.figures import draw_speed
-from bloodjax.workdir import environment, read_json, replacing, write_text
+from bloodjax.runtime.environment import environment
+from bloodjax.runtime.files import atomic_write, read_json, write_text
+from bloodjax.runtime.progress import console
 
 Row = dict[str, Any]
 FRAMEWORKS = {"jax": "JAX", "torch": "PyTorch"}
@@ -99,7 +100,7 @@ def write(workdir: Path, rows: list[Row]) -> None:
     text = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(workdir / "speed.json", text + "\n")
     write_text(workdir / "speed.md", markdown(rows))
-    with replacing(workdir / "speed.png") as part:
+    with atomic_write(workdir / "speed.png") as part:
         part.write_bytes(draw_speed(rows))
 
 

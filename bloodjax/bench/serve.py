@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bloodjax.memory import keep_freed
+from bloodjax.runtime.malloc import keep_freed_memory
 
 # Does so many units or a few more, and returns how many, when they are done and not before.
 Work = Callable[[int], int]
@@ -39,7 +39,7 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Work, dict[str, Any]]]) -> N
         prepare: job -> the work, and what else to answer; "peak" in it is asked for the most memory
             of an accelerator, in bytes.
     """
-    keep_freed()  # as bloodjax does for itself; PyTorch gains from it too
+    keep_freed_memory()  # as bloodjax does for itself; PyTorch gains from it too
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print on stdout is no answer
 

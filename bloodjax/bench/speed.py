@@ -17,8 +17,8 @@ from bloodjax import methods
 from bloodjax.bench import inception_weights, parity, quick_job, results
 from bloodjax.bench.contest import Contestant, Failed, compare
 from bloodjax.data import Dataset
-from bloodjax.progress import console, progress
-from bloodjax.steps import abstract, optimizer, train_step
+from bloodjax.runtime.progress import console, progress
+from bloodjax.training.step import abstract_states, make_optimizer, train_step
 
 PRECISIONS = ("float32", "tf32", "bfloat16")  # the last two where there is a GPU
 # Images in a unit, of samplers with steps fewer; of features three full batches of JAX's.
@@ -41,7 +41,8 @@ TAKE_MINUTES = {"compile", "cuda_graphs"}
 
 class Task(NamedTuple):
     """What contestants do, to how many images in a unit (0: none), and the floating-point
-    operations of a unit (0: not counted)."""
+    operations of a unit (0: not counted).
+    """
 
     name: str
     batch: int
@@ -224,9 +225,9 @@ def measure(task: Task, repeats: int, missing: str) -> list[dict[str, Any]]:
 def step_flops(job: Mapping[str, Any], batch: int) -> float:
     """Floating-point operations of a training step of one seed, as XLA counts them."""
     shape = np.load(job["images"], mmap_mode="r").shape[1:]
-    method, tx = methods.make(shape=shape, **job["method"]), optimizer(**job["optimizer"])
+    method, tx = methods.make(shape=shape, **job["method"]), make_optimizer(**job["optimizer"])
     state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), abstract(method, [0])
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), abstract_states(method, [0])
     )
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)

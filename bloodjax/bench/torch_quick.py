@@ -9,12 +9,12 @@ import torch
 
 from bloodjax.bench.torch_side import DEVICE, TUNED, epoch
 from bloodjax.bench.torch_twin import make
-from bloodjax.memory import keep_freed
+from bloodjax.runtime.malloc import keep_freed_memory
 
 
 def main(folder: Path) -> None:
     """Do the job of `folder`/job.json: its images and first weights lie beside it."""
-    keep_freed()  # as bloodjax does for itself
+    keep_freed_memory()  # as bloodjax does for itself
     job = json.loads((folder / "job.json").read_text("utf-8"))
     images = np.load(folder / "images.npy")
     torch.set_num_threads(job["threads"])

@@ -74,7 +74,8 @@ def draw(job: Job) -> Work:
 @functools.cache
 def declare_operators() -> list[torch.library.Library]:
     """Let a torchvision for CUDA be imported beside a torch for CPUs, by declaring two operators
-    that nothing here calls. torch forgets them when what this returns is collected."""
+    that nothing here calls. torch forgets them when what this returns is collected.
+    """
     try:
         import torchvision  # noqa: F401
     except ModuleNotFoundError:

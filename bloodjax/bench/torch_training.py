@@ -230,6 +230,6 @@ def set_precision(precision: str) -> None:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """float [B, C, H, W] in [-1, 1] -> uint8 [B, H, W, C]: clipped, rounded half to even."""
+    """Float [B, C, H, W] in [-1, 1] -> uint8 [B, H, W, C]: clipped, rounded half to even."""
     levels = ((images.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous()

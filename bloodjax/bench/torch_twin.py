@@ -176,7 +176,7 @@ class Ddpm(Twin):
         return x
 
     def evaluate(self, x: Tensor, at: Tensor, noise: Tensor | None, clip: bool) -> Tensor:
-        """x at the next time."""
+        """X at the next time."""
         t, signal, scale, next_signal, next_scale, added = at
         epsilon = self.averages["ddpm"](x, t.expand(len(x))).float()
         x0 = (x - scale * epsilon) / signal

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bloodjax.download import Unavailable
-from bloodjax.progress import console
+from bloodjax.runtime.download import Unavailable
+from bloodjax.runtime.progress import console
 
 SPLITS = ("train", "val", "test")
 

@@ -11,10 +11,10 @@ from typing import NoReturn
 import numpy as np
 import pooch
 
-from bloodjax import download, npz
 from bloodjax.data import SPLITS, Dataset, join
-from bloodjax.download import Unavailable
-from bloodjax.progress import console
+from bloodjax.runtime import download, npz
+from bloodjax.runtime.download import Unavailable
+from bloodjax.runtime.progress import console
 
 URL = "https://zenodo.org/records/10519652/files/bloodmnist.npz?download=1"
 MD5 = "7053d0359d879ad8a5505303e11de1dc"

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from bloodjax.data import SPLITS, Dataset, join
-from bloodjax.image_files import SUFFIXES, open_image, read_image
-from bloodjax.progress import progress
+from bloodjax.data.image_files import SUFFIXES, open_image, read_image
+from bloodjax.runtime.progress import progress
 
 GREY = ("1", "L", "LA")  # Pillow's modes of one channel of at most 8 bits
 

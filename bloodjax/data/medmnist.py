@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from bloodjax.data import SPLITS, Dataset, bloodmnist, join
-from bloodjax.download import Unavailable
+from bloodjax.runtime.download import Unavailable
 
 
 def load(path: str = "", split: str = "all") -> Dataset:

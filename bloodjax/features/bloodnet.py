@@ -18,11 +18,12 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array, lax, random
 
-from bloodjax import data, npz
+from bloodjax import data
 from bloodjax.data.bloodmnist import CLASSES
 from bloodjax.features import MISTAKES, Extractor, mistaken
 from bloodjax.images import as_uint8
-from bloodjax.progress import console, progress
+from bloodjax.runtime import npz
+from bloodjax.runtime.progress import console, progress
 
 COMMAND = "python -m bloodjax.features.bloodnet"
 WEIGHTS = Path(__file__).with_suffix(".npz")

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array, lax, random
 
 from bloodjax.methods import Batch, Loss, Metrics, Params, Stats
-from bloodjax.nets import course
+from bloodjax.nets import course_unet
 from bloodjax.nets.unet import UNet
 
 
@@ -40,7 +40,7 @@ class Method:
 
     def __post_init__(self) -> None:
         if self.net == "course":
-            course.check(self.shape, self.widths, self.blocks, self.patch)
+            course_unet.check(self.shape, self.widths, self.blocks, self.patch)
         elif self.net != "residual":
             raise ValueError(f"method.net={self.net!r}: expected residual or course")
         elif not self.widths or any(width % 8 or width < 8 for width in self.widths):
@@ -49,7 +49,7 @@ class Method:
     @property
     def network(self) -> nn.Module:
         if self.net == "course":
-            return course.CourseUNet(tuple(self.widths), self.blocks, self.dtype)
+            return course_unet.CourseUNet(tuple(self.widths), self.blocks, self.dtype)
         return UNet(tuple(self.widths), self.blocks, self.patch, self.dtype)
 
     @property

@@ -90,7 +90,7 @@ class Method:
         return nn.softplus(-fake).mean(), ({}, stats)
 
     def generate(self, params: Params, stats: Stats, z: Array) -> Array:
-        """z [B, latent] -> images [B, H, W, C], by the moving averages."""
+        """Z [B, latent] -> images [B, H, W, C], by the moving averages."""
         variables = {"params": params["generator"], "batch_stats": stats["generator"]}
         return self.generator.apply(variables, z, False)
 

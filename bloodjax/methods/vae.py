@@ -59,7 +59,7 @@ class Method:
         }, {}
 
     def decode(self, params: Params, z: Array) -> Array:
-        """z [B, latent] -> the mean image [B, H, W, C]."""
+        """Z [B, latent] -> the mean image [B, H, W, C]."""
         return self.decoder.apply({"params": params["vae"]["decoder"]}, z, False)
 
     def loss(

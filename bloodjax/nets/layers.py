@@ -135,7 +135,8 @@ def transposed_conv_by_dilation(x: Array, kernel: Array) -> Array:
 
 def transposed_conv_by_product(x: Array, kernel: Array) -> Array:
     """As one matrix product, with i = 2k + p: the four 2×2 blocks of taps (k, n) added one pixel
-    apart, then pixels (p, q) out of the channels. XLA:CPU takes up to twice as long otherwise."""
+    apart, then pixels (p, q) out of the channels. XLA:CPU takes up to twice as long otherwise.
+    """
     c, f = kernel.shape[2:]
     taps = kernel.reshape(2, 2, 2, 2, c, f).transpose(4, 0, 2, 1, 3, 5).reshape(c, 16 * f)
     y = (x @ taps).reshape(*x.shape[:3], 2, 2, 4 * f)
@@ -153,7 +154,8 @@ def transposed_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array
 
 def transposed_conv_backward(residuals: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
     """Those of `strided_conv` with x and y in each other's place. What JAX derives from the dilated
-    convolution is equal, but XLA:CPU takes 50 times longer for its kernel gradient."""
+    convolution is equal, but XLA:CPU takes 50 times longer for its kernel gradient.
+    """
     x, kernel = residuals
     dx, gradient = jax.vjp(functools.partial(strided_conv, y), kernel)
     return dx, *gradient(x)

@@ -78,7 +78,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:
-        """x float [B, H, W, C], t float [B] -> float [B, H, W, C]."""
+        """X float [B, H, W, C], t float [B] -> float [B, H, W, C]."""
         _, height, width, channels = x.shape
         multiple = self.patch * 2 ** (len(self.widths) - 1)
         x = jnp.pad(x, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from bloodjax.data import Dataset
 from bloodjax.images import tile
-from bloodjax.score import Samples
-from bloodjax.tables import title
+from bloodjax.sampling.samples import Samples
+from bloodjax.scoring.tables import title
 
 DPI, PAD, LINE = 150, 16, 42  # pixels: margins, a caption's height
 INK, MUTED, SERIES = "#1f2430", "#6b7280", ("#35618f", "#c2603f", "#4d8b67", "#8a6bb0", "#b08a2e")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from bloodjax.features import MISTAKES
-from bloodjax.tables import means, show, spread, title
-from bloodjax.workdir import flatten
+from bloodjax.runtime.files import flatten
+from bloodjax.scoring.tables import explain_spreads, format_mean_std, format_value, title
 
 SPACES = {
     "bloodnet": "BloodNet, a small network that tells blood cells apart",
@@ -135,23 +135,24 @@ def headline(summary: dict[str, Any], scores: list[dict[str, Any]]) -> str:
     space = SPACES.get(summary["features"], summary["features"])
     words = (
         f"The Fréchet distance between {first['n_fake']:,} generated and {first['n_real']:,} real "
-        f"images in the features of {space}; {means(summary)}. Lower is better. The floor is what "
-        f"{first['floor_n']:,} real images score against {first['floor_n']:,} others: samples as "
-        "good as the data end near it. Fewer images make any such distance larger. "
+        f"images in the features of {space}; {explain_spreads(summary)}. Lower is better. "
+        f"The floor is what {first['floor_n']:,} real images score against {first['floor_n']:,} "
+        "others: samples as good as the data end near it. Fewer images make any such distance larger. "
     )
     if summary["name"] != "fid":
         words += f"This is not FID, which uses other features: compare {name} only with {name}."
     if summary["features"].endswith(MISTAKES):
         words += f" {RAW_RANGE}"
     return (
-        f'<div class="score">{escape(name)}<b>{spread(summary)}</b>'
-        f"floor {show(summary['floor'])}</div><p>{escape(words)}</p>"
+        f'<div class="score">{escape(name)}<b>{format_mean_std(summary)}</b>'
+        f"floor {format_value(summary['floor'])}</div><p>{escape(words)}</p>"
     )
 
 
 def shares(scores: list[dict[str, Any]]) -> str:
     """Which classes are made how often, and how far each is from the real ones; "" if nothing can
-    tell."""
+    tell.
+    """
     known = [s for s in scores if s["classes"]]
     if not known:
         return ""
@@ -177,7 +178,7 @@ def class_row(name: str, known: list[dict[str, Any]], spaces: Iterable[str], top
     cells = f"<td>{escape(name)}{bars}</td><td>{real:.1%}</td><td>{fake:.1%}</td>"
     for space in spaces:
         distances = [share["distance"] for its, share in own if its == space]
-        mean = "-" if None in distances else show(float(np.mean(distances)))
+        mean = "-" if None in distances else format_value(float(np.mean(distances)))
         cells += f"<td>{mean}</td>"
     return f"<tr>{cells}</tr>"
 

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bloodjax.data import Dataset
-from bloodjax.progress import console
-from bloodjax.report import DATA, NOTES, PUBLISHED, STUDY, as_markdown, figures, of, of_these
+from bloodjax.report import figures
 from bloodjax.report.page import SYNTHETIC, document, html_table, picture
-from bloodjax.score import AVERAGED, Samples, read_samples
-from bloodjax.tables import short, show, spread, title
-from bloodjax.workdir import flatten, read_json, replacing, write_text
+from bloodjax.report.run import DATA, NOTES, PUBLISHED, STUDY, as_markdown, score_key, scores_match
+from bloodjax.runtime.files import atomic_write, flatten, read_json, write_text
+from bloodjax.runtime.progress import console
+from bloodjax.sampling.samples import Samples, read_samples
+from bloodjax.scoring.score import AVERAGED
+from bloodjax.scoring.tables import format_mean_std, format_short, format_value, title
 
 Table = list[tuple[str, ...]]
 MEASURES = "KID ×10³,precision,recall,density,coverage,memorised".split(",")
@@ -40,14 +42,14 @@ class Part(NamedTuple):
 
     def summary(self, key: tuple[str, str]) -> dict[str, Any] | None:
         """Over seeds, of the measure called `key`: (name, protocol)."""
-        return next((s for s in self.scores.get("summary", ()) if of(s) == key), None)
+        return next((s for s in self.scores.get("summary", ()) if score_key(s) == key), None)
 
     def scored(self, key: tuple[str, str]) -> list[dict[str, Any]]:
         """Of each seed."""
-        return [s for s in self.scores["scores"] if of(s) == key]
+        return [s for s in self.scores["scores"] if score_key(s) == key]
 
 
-def run(
+def write_study_report(
     heading: str,
     settings: Sequence[str],
     runs: Mapping[Path, dict[str, Any]],
@@ -67,7 +69,7 @@ def run(
     """
     parts = [part(where, config, dataset) for where, config in runs.items()]
     about = f"{heading}: {DATA.get(dataset.name, dataset.name)}"
-    keys = list(dict.fromkeys(of(s) for p in parts for s in p.scores.get("summary", ())))
+    keys = list(dict.fromkeys(score_key(s) for p in parts for s in p.scores.get("summary", ())))
     tables = {"Table 1": values(parts, settings, keys, dataset)}
     tables |= {f"{title(*key)}, all measures": measures(parts, key) for key in keys}
     tables["Classes"] = classes(parts, dataset)
@@ -98,7 +100,7 @@ def write(
     """table.md, PNG files and index.html."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (_, data) in pictures.items():
-        with replacing(folder / f"{name}.png") as part:
+        with atomic_write(folder / f"{name}.png") as part:
             part.write_bytes(data)
     texts = [f"# {about}\n"]
     texts += [f"## {name}\n\n{as_markdown(table)}" for name, table in tables.items() if table]
@@ -117,7 +119,7 @@ def part(where: Path, config: dict[str, Any], dataset: Dataset) -> Part:
     samples = read_samples(where, dataset) if (where / "samples.npz").exists() else None
     scores = read_json(file) if samples and file.exists() else {}
     return Part(
-        where.name, config, samples, scores if samples and of_these(scores, samples) else {}
+        where.name, config, samples, scores if samples and scores_match(scores, samples) else {}
     )
 
 
@@ -165,14 +167,14 @@ def value(summary: dict[str, Any] | None) -> list[str]:
     """The cells of one measure: mean ± σ over seeds, σ over draws."""
     if summary is None:
         return [NOT_YET, ""]
-    return [spread(summary), show(summary["draws"]["std"], summary["mean"])]
+    return [format_mean_std(summary), format_value(summary["draws"]["std"], summary["mean"])]
 
 
 def floor(parts: Sequence[Part], key: tuple[str, str]) -> str:
     """What real images score against others, of the run with the most of them."""
     found = [s for p in parts if p.summary(key) for s in p.scored(key)]
     most = max(found, key=lambda s: s["floor_n"])
-    return f"{show(most['floor'])} (n = {most['floor_n']:,})"
+    return f"{format_value(most['floor'])} (n = {most['floor_n']:,})"
 
 
 def measures(parts: Sequence[Part], key: tuple[str, str]) -> Table:
@@ -188,8 +190,8 @@ def measures(parts: Sequence[Part], key: tuple[str, str]) -> Table:
 def measured(score: Mapping[str, float | None]) -> list[str]:
     """The cells of `measures`."""
     infinity = score["infinity"]
-    others = [short(name, score[name]) for name in AVERAGED[2:]]
-    return ["" if infinity is None else show(infinity), *others]
+    others = [format_short(name, score[name]) for name in AVERAGED[2:]]
+    return ["" if infinity is None else format_value(infinity), *others]
 
 
 def classes(parts: Sequence[Part], dataset: Dataset) -> Table:

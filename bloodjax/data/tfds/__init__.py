@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from bloodjax.data import SPLITS, Dataset, join
-from bloodjax.download import Unavailable
-from bloodjax.image_files import about
-from bloodjax.progress import progress
+from bloodjax.data.image_files import name_value_errors
+from bloodjax.runtime.download import Unavailable
+from bloodjax.runtime.progress import progress
 
 NAMES = {"train": "train", "validation": "val", "val": "val", "test": "test"}  # theirs: ours
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
@@ -46,7 +46,7 @@ def load(path: str = "", split: str = "all") -> Dataset:
     """
     tfds, path = _package(), path or "blood_mnist"
     builder = _builder(tfds, path)
-    with about(f"data.path={path!r}"):
+    with name_value_errors(f"data.path={path!r}"):
         image, label, mode = _keys(tfds, builder.info)
         try:
             found = builder.as_data_source(decoders={image: tfds.decode.SkipDecoding()})

@@ -158,7 +158,8 @@ def average_pool(x: Array) -> Array:
 
 def pool(x: Array, merge: Callable[[Array, Array], Array], stride: int, border: float) -> Array:
     """3×3 pooling, rows and then columns, of shifted slices: XLA:CPU fuses those, and takes five
-    times as long for `lax.reduce_window`."""
+    times as long for `lax.reduce_window`.
+    """
     if stride == 1:
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border)
     for axis in (1, 2):

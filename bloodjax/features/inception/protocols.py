@@ -25,13 +25,15 @@ def torch_fidelity(x: Array) -> Array:
 
 def clean(x: Array) -> Array:
     """clean-fid's `clean` (Parmar et al., 2022): Pillow's bicubic on floats, clipped but not
-    rounded, (x - 128)/128."""
+    rounded, (x - 128)/128.
+    """
     return (jnp.clip(resample(x, bicubic), 0, 255) - 128) / 128
 
 
 def raw_range(x: Array) -> Array:
     """Images in [-1, 1] given to pytorch-fid, which takes them for [0, 1] and makes [-3, 1] of
-    them: a common mistake, here only to explain numbers published with it."""
+    them: a common mistake, here only to explain numbers published with it.
+    """
     return 2 * (resample(x, half_pixel) / 127.5 - 1) - 1
 
 
@@ -59,7 +61,8 @@ def half_pixel(size: int) -> np.ndarray:
 
 def asymmetric(size: int) -> np.ndarray:
     """[299, size]: TensorFlow 1's bilinear, corner on corner: what it enlarges moves up and left
-    by nearly half a pixel."""
+    by nearly half a pixel.
+    """
     return bilinear(size, 0.0)
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pooch
 
-from bloodjax import download, npz
-from bloodjax.download import Unavailable
 from bloodjax.features.inception.layers import CONVS
 from bloodjax.features.inception.torchfile import read as read_tensors
-from bloodjax.progress import console
-from bloodjax.workdir import replacing
+from bloodjax.runtime import download, npz
+from bloodjax.runtime.download import Unavailable
+from bloodjax.runtime.files import atomic_write
+from bloodjax.runtime.progress import console
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 MIRRORED = "weights-inception-2015-12-05-6726825d.pth"  # the same file, as torch-fidelity calls it
@@ -205,7 +205,7 @@ def _recall(file: Path, source: str) -> dict[str, np.ndarray] | None:
 def _keep(file: Path, source: str, params: Mapping[str, np.ndarray]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as part, part.open("wb") as out:
+        with atomic_write(file) as part, part.open("wb") as out:
             np.savez(out, sha256=_digest(source, params), **params)
     except OSError as error:
         _say(f"the converted weights cannot be kept ({error}): the next start converts them again")

@@ -1,0 +1,1 @@
+"""What a process runs on: other processes, signals, compilation, files."""

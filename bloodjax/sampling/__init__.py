@@ -1,0 +1,1 @@
+"""Sampling: images by index, samples.npz, and images for other programs."""

@@ -1,0 +1,1 @@
+"""Scoring: generated images compared with real ones in feature spaces."""

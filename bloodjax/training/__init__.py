@@ -1,0 +1,1 @@
+"""Training: one step, the loop, and how seeds are spread over devices."""

@@ -1,0 +1,1 @@
+"""Data, models and references that several tests share."""

@@ -1,0 +1,42 @@
+"""Short trainings, and what they leave."""
+
+import json
+
+import jax
+import numpy as np
+
+from bloodjax.training import loop
+from helpers.tiny import cells, method
+
+SETTINGS = {
+    "epochs": 2,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "ema_decay": 0.9,
+    "scan_steps": 0,
+    "strategy": "auto",
+    "checkpoint_epochs": 1,
+    "keep": 2,
+}
+
+
+def run(workdir, name="vae", seeds=(0,), **changes):
+    workdir.mkdir(exist_ok=True)
+    return loop.train(method(name), cells(), workdir, seeds=seeds, **(SETTINGS | changes))
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(folder):
+    """The lines without what the clock says."""
+    return [{k: r[k] for k in r.keys() - {"images_per_s", "compile_s"}} for r in lines(folder)]
+
+
+def equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)

@@ -1,0 +1,283 @@
+"""Several runs as one study: what its report says, and the command that makes all of it."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.report import CONFIG, SCORES, a_dataset, put
+from PIL import Image
+
+from bloodjax import workdir
+from bloodjax.report import study
+from configs import ablation, paper
+from configs.base import base
+
+ROOT = Path(__file__).parents[2]
+COLUMNS = ("sample.steps", "sample.clip")
+
+
+def config(name, method, **sample):
+    own = copy.deepcopy(CONFIG["config"]) | {"name": name, "method": {"name": method}}
+    return own | {"sample": sample, "score": {"features": ["bloodnet", "inception"]}}
+
+
+def two_runs(folder, factor=2.0):
+    """A VAE that is scored, a DDPM that is scored worse, and one that is not made yet."""
+    runs = {
+        folder / "vae": config("vae", "vae"),
+        folder / "ddpm": config("ddpm", "ddpm", steps=50, clip=True),
+        folder / "later": config("later", "ddpm", steps=1000, clip=False),
+    }
+    worse = copy.deepcopy(SCORES)
+    for score in worse["scores"]:
+        score["value"] *= factor
+        score["n_fake"] = 500
+    worse["summary"][0] |= {"mean": 26.0, "std": 1.0}
+    for name, scores in {"vae": SCORES, "ddpm": worse}.items():
+        (folder / name).mkdir()
+        put(folder / name, scores=scores)
+    return runs
+
+
+def table(folder, heading):
+    """The cells of a table in table.md: {first cell: the rest}, the header among them."""
+    text = (folder / "report" / "table.md").read_text().split(f"## {heading}\n\n")[1]
+    rows = [line.strip("|\n ").split(" | ") for line in text.split("\n\n")[0].splitlines()]
+    return {row[0]: row[1:] for row in rows if not row[0].startswith("--")}
+
+
+def test_the_first_table_has_every_run_beside_the_study(tmp_path):
+    study.write_study_report("A study", COLUMNS, two_runs(tmp_path), a_dataset(), tmp_path)
+    found = table(tmp_path, "Table 1")
+    assert found["run"][:5] == ["steps", "clip", "seeds", "n fake", "n real"]
+    assert found["run"][5:] == ["FD-BloodNet", "σ of draws", "the study's FID"]
+    values = ["13.00 ± 0.50", "0.12", "201.73 ± 0.23"]
+    assert found["vae"] == ["", "", "2", "9,000", "10,000", *values]
+    values = ["26.00 ± 1.00", "0.12", "423.70 ± 0.64"]
+    assert found["ddpm"] == ["50", "on", "2", "500", "10,000", *values]
+    later = ["not made yet", "", "not made yet", "", "423.70 ± 0.64"]
+    assert found["later"] == ["1000", "off", "2", *later]
+    assert found["real images"][5] == "0.2500 (n = 8,546)"
+
+
+def test_the_other_tables_have_all_measures_and_classes(tmp_path):
+    study.write_study_report("A study", COLUMNS, two_runs(tmp_path), a_dataset(), tmp_path)
+    found = table(tmp_path, "FD-BloodNet, all measures")
+    assert list(found) == ["run", "vae", "ddpm", "other real images"]
+    assert found["vae"] == "11.50 45.6 0.750 0.500 0.625 0.375 0.062".split()
+    assert found["other real images"][0].strip() == ""
+    assert found["other real images"][1:3] == ["0.1", "0.900"]
+    found = table(tmp_path, "Classes")
+    first, *_, last = [name for name in found if name != "class"]
+    assert found["class"] == ["real", "vae", "ddpm"]
+    assert found[first] == ["25.0%", "50.0%", "50.0%"] and found[last][1] == "0.0%"
+
+
+def test_what_is_missing_is_said(tmp_path):
+    runs = two_runs(tmp_path)
+    study.write_study_report("A study", COLUMNS, runs, a_dataset(), tmp_path)
+    said = "No FID stands here"
+    assert said in (tmp_path / "report" / "table.md").read_text()
+    assert said in (tmp_path / "report" / "index.html").read_text()
+    asked = {where: own | {"score": {"features": ["bloodnet"]}} for where, own in runs.items()}
+    study.write_study_report("A study", COLUMNS, asked, a_dataset(), tmp_path)
+    assert said not in (tmp_path / "report" / "table.md").read_text()
+
+
+def test_scores_of_other_samples_do_not_count(tmp_path):
+    runs = two_runs(tmp_path)
+    put(tmp_path / "ddpm", n=41, scores=None)  # sampled again, and not scored yet
+    study.write_study_report("A study", COLUMNS, runs, a_dataset(), tmp_path)
+    assert table(tmp_path, "Table 1")["ddpm"][3:6] == ["not made yet", "", "not made yet"]
+
+
+def test_nothing_but_a_beginning_is_a_report_too(tmp_path):
+    runs = {tmp_path / "ddpm": config("ddpm", "ddpm", steps=50, clip=True)}
+    study.write_study_report("A study", COLUMNS, runs, a_dataset(name="synthetic"), tmp_path)
+    assert table(tmp_path, "Table 1")["ddpm"][3] == "not made yet"
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "Synthetic cells, not BloodMNIST" in page and "423.70" not in page
+
+
+def test_the_pictures_show_real_cells_and_every_run(tmp_path):
+    path = study.write_study_report("A study", COLUMNS, two_runs(tmp_path), a_dataset(), tmp_path)
+    figure = np.asarray(Image.open(path.parent / "samples.png").convert("RGB"))
+    for image in (a_dataset().images[np.random.default_rng(0).permutation(60)[0]], drawn(tmp_path)):
+        assert holds(figure, image)
+    Image.open(path.parent / "classes.png").verify()
+    assert "<script" not in path.read_text() and "http" not in path.read_text()
+
+
+def drawn(folder):
+    with np.load(folder / "ddpm" / "samples.npz") as file:
+        return file["images"][0, 0]
+
+
+def holds(figure, image):
+    """Whether the image, each pixel thrice as wide and high, is in the figure."""
+    large = image.repeat(3, axis=0).repeat(3, axis=1)
+    row = large[0].tobytes()
+    for y in range(figure.shape[0] - len(large)):
+        line = figure[y].tobytes()
+        at = line.find(row)
+        if at >= 0 and at % 3 == 0:
+            x = at // 3
+            return (figure[y : y + len(large), x : x + len(large)] == large).all()
+    return False
+
+
+def test_the_study_is_the_three_configurations_with_five_seeds():
+    for variant in (None, "cpu"):
+        whole = paper.get_config(variant)
+        runs = whole.to_dict()["runs"]
+        assert set(runs) == set(whole.order) and whole.order[:3] == ("vae", "gan", "ddpm")
+        for own in runs.values():
+            assert own["seeds"] == (0, 1, 2, 3, 4)
+            assert own["train"]["epochs"] == 20 and own["train"]["batch_size"] == 128
+            assert own["data"]["source"] == "bloodmnist"
+            assert own.keys() == base("x").to_dict().keys()
+    assert paper.get_config().runs.ddpm.sample.steps == 1000
+    assert paper.get_config().runs.vae.sample.count == 10_000
+
+
+def test_a_value_of_the_study_is_that_of_all_its_runs():
+    whole = paper.get_config("cpu")
+    whole.seeds = (3,)
+    whole.data.path = "somewhere.npz"
+    whole.precision = "bfloat16"
+    for own in whole.to_dict()["runs"].values():
+        assert own["seeds"] == (3,) and own["data"]["path"] == "somewhere.npz"
+        assert own["precision"] == "bfloat16"
+
+
+def test_the_ablation_trains_twice_and_crosses_all_settings():
+    whole = ablation.get_config().to_dict()
+    trained = [own for own in whole["runs"].values() if not own["sample"]["model"]]
+    assert sorted(own["method"]["timesteps"] for own in trained) == [200, 1000]
+    keys = [key.split(".") for key in whole["columns"]]
+    settings = {tuple(own[group][key] for group, key in keys) for own in whole["runs"].values()}
+    assert len(settings) == len(whole["runs"]) == 16
+    for own in whole["runs"].values():
+        assert own["sample"]["steps"] == own["method"]["timesteps"]
+        if model := own["sample"]["model"]:
+            assert whole["order"].index(model) < whole["order"].index(own["name"].split("/")[1])
+            assert whole["runs"][model]["method"] == own["method"]
+
+
+TINY = [
+    "--config.runs.vae.method.width=4",
+    "--config.runs.gan.method.width=4",
+    "--config.runs.gan.method.discriminator_width=4",
+]
+for name in ("ddpm", "ddpm_ancestral", "ddpm_few"):
+    own = ["method.widths=(8,8)", "method.timesteps=10", "sample.steps=5"]
+    TINY += [f"--config.runs.{name}.{change}" for change in own]
+for name in ("vae", "gan", "ddpm", "ddpm_ancestral", "ddpm_few"):
+    TINY += [f"--config.runs.{name}.{key}=30" for key in ("sample.count", "score.count")]
+    TINY += [f"--config.runs.{name}.train.epochs=1", f"--config.runs.{name}.train.batch_size=100"]
+    TINY += [f"--config.runs.{name}.score.features=bloodnet"]
+
+
+@pytest.fixture(scope="module")
+def launch(cells, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "COLUMNS": "200",
+    }
+
+    def start(*arguments):
+        command = [
+            sys.executable,
+            "launch.py",
+            "--config=configs/paper.py:cpu",
+            "--config.seeds=5,",
+        ]
+        command += [*TINY, f"--config.data.path={cells}", f"--workdir={folder / 'runs'}"]
+        done = subprocess.run(
+            [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        return done, folder / "runs"
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def made(launch):
+    done, folder = launch()
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_one_command_makes_the_whole_study_and_goes_on_with_it(launch, made):
+    folder = made
+    found = table(folder, "Table 1")
+    assert list(found)[1:] == ["vae", "gan", "ddpm", "ddpm_ancestral", "ddpm_few", "real images"]
+    scored = {
+        name: json.loads((folder / name / "scores.json").read_text())
+        for name in found
+        if (folder / name).is_dir()
+    }
+    assert len(scored) == 5
+    for name, scores in scored.items():
+        value = scores["summary"][0]["mean"]
+        assert float(found[name][6]) == pytest.approx(value, rel=1e-3)
+    assert not (folder / "ddpm_ancestral" / "checkpoints").exists(), "it draws from the ddpm's"
+
+    kept = {file: file.read_bytes() for file in folder.glob("*/samples.npz")}
+    (folder / "gan" / "samples.npz").unlink()
+    (folder / "report" / "table.md").unlink()
+    again, _ = launch()
+    assert again.returncode == 0, again.stderr
+    assert {file: file.read_bytes() for file in folder.glob("*/samples.npz")} == kept
+    assert table(folder, "Table 1") == found
+
+
+def test_the_report_is_made_from_files_alone(launch, made):
+    folder = made
+    before = (folder / "report" / "table.md").read_text()
+    (folder / "ddpm_few" / "samples.npz").rename(folder / "away")
+    done, _ = launch("--mode=report")
+    (folder / "away").rename(folder / "ddpm_few" / "samples.npz")
+    assert done.returncode == 0, done.stderr
+    assert "not made yet" in table(folder, "Table 1")["ddpm_few"]
+    launch("--mode=report")
+    assert (folder / "report" / "table.md").read_text() == before
+
+
+def test_some_of_its_runs_are_named_by_a_flag(launch, made):
+    for order in ("gan,vae", "gan"):
+        done, folder = launch("--mode=report", f"--config.order={order}")
+        assert done.returncode == 0, done.stderr
+        assert list(table(folder, "Table 1"))[1:-1] == order.split(",")
+    done, _ = launch("--mode=report", "--config.order=gan,vea")
+    assert done.returncode == 1 and "order=gan,vea: 'vea' is none of its runs: " in done.stderr
+    launch("--mode=report")
+
+
+def test_a_model_that_was_trained_otherwise_is_refused(launch, made):
+    done, _ = launch("--config.runs.ddpm_few.train.epochs=2", "--mode=sample")
+    assert done.returncode == 1
+    assert "train.epochs was 1, now 2" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_study_has_no_benchmark(launch):
+    done, folder = launch("--mode=benchmark")
+    assert done.returncode != 0 and "--config=configs/ddpm.py" in done.stderr
+
+
+def test_groups_that_may_differ_are_named_one_by_one(tmp_path):
+    from helpers.tiny import cells
+
+    config = {"train": {"epochs": 1}, "sample": {"count": 1}}
+    workdir.open_run(tmp_path, config, cells())
+    other = config | {"sample": {"count": 2}}
+    workdir.check_same_run(tmp_path, other, cells(), ["sample", "score"])
+    with pytest.raises(ValueError, match="sample.count was 1, now 2"):
+        workdir.check_same_run(tmp_path, other, cells(), ["score"])

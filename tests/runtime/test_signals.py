@@ -1,0 +1,54 @@
+"""Signals: what is under way is finished at the first, nothing at the second."""
+
+import os
+import signal
+
+import pytest
+
+from bloodjax.runtime import signals
+
+
+class AtOnce(Exception):
+    pass
+
+
+@pytest.fixture
+def handlers():
+    """As the program has them: both signals act at once."""
+
+    def act(number, _):
+        raise AtOnce(number)
+
+    before = {number: signal.signal(number, act) for number in signals.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("first", signals.SIGNALS)
+@pytest.mark.parametrize("second", signals.SIGNALS)
+def test_the_first_is_noted_and_the_second_acts_at_once(handlers, first, second, capsys):
+    with signals.defer_signals("step") as stopped:
+        assert not stopped
+        os.kill(os.getpid(), first)
+        assert stopped == [first]
+        assert "stopping after this step; once more to stop at once" in capsys.readouterr().err
+        with pytest.raises(AtOnce):
+            os.kill(os.getpid(), second)
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_afterwards_they_act_as_before(handlers, number):
+    with signals.defer_signals("step"):
+        pass
+    with pytest.raises(AtOnce):
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_outside_the_process_ends_with_the_code_of_the_signal(handlers, number, capsys):
+    signals.exit_on_signals()
+    with pytest.raises(SystemExit) as stop:
+        os.kill(os.getpid(), number)
+    assert stop.value.code == 128 + number
+    assert "the same command goes on from there" in capsys.readouterr().err

@@ -1,0 +1,145 @@
+"""Sampling: an image is a function of its seed and index, whatever the chunk and the devices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from helpers.sampling import OPTIONS, draw, near, state
+from helpers.tiny import SMALL, method
+
+from bloodjax import methods
+from bloodjax.sampling import sample
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_an_image_does_not_depend_on_chunk_or_count(name, tmp_path):
+    whole = draw(tmp_path / "a", name, chunk=11)
+    assert whole["images"].shape == (2, 11, 8, 8, 3)
+    near(whole["images"], draw(tmp_path / "b", name, chunk=3)["images"])
+    near(whole["images"][:, :5], draw(tmp_path / "c", name, count=5)["images"])
+    assert len({image.tobytes() for image in whole["images"].reshape(22, -1)}) == 22
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_an_image_does_not_depend_on_the_number_of_devices(name, tmp_path):
+    one = draw(tmp_path / "one", name)["images"]
+    code = "import sys, pathlib, helpers.sampling as t, numpy as np, jax\n"
+    code += "assert jax.device_count() == 8\n"
+    code += "np.save(sys.argv[2], t.draw(pathlib.Path(sys.argv[3]), sys.argv[1])['images'])"
+    out = tmp_path / "eight.npy"
+    done = subprocess.run(
+        [sys.executable, "-c", code, name, str(out), str(tmp_path / "eight")],
+        env=os.environ
+        | {
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    near(one, np.load(out))
+
+
+def test_the_file_says_what_it_is(tmp_path):
+    file = draw(tmp_path / "a", "ddpm")
+    assert file["seeds"].tolist() == [0, 7]
+    assert file["step"] == 0
+    assert (file["labels"] == -1).all() and file["labels"].shape == (2, 11)
+    assert file["trace"].shape == (2, sample.TRACES, 9, 8, 8, 3)
+    assert str(file["trace_name"]) == "denoising"
+    assert json.loads(str(file["made_by"]))["options"]["steps"] == 5
+    near(file["trace"][:, :, -1], file["images"][:, : sample.TRACES])
+
+
+def test_the_same_command_does_not_draw_again_and_another_does(tmp_path, monkeypatch):
+    first = draw(tmp_path / "a", "vae")
+    stamp = (tmp_path / "a" / "samples.npz").stat().st_mtime_ns
+    sample.write_samples(method("vae"), state("vae"), tmp_path / "a", count=11, chunk=4)
+    assert (tmp_path / "a" / "samples.npz").stat().st_mtime_ns == stamp
+    sample.write_samples(method("vae"), state("vae"), tmp_path / "a", count=12, chunk=4)
+    with np.load(tmp_path / "a" / "samples.npz") as file:
+        near(file["images"][:, :11], first["images"])
+
+
+@pytest.mark.parametrize(("weights", "other"), [("ema", "params"), ("raw", "ema")])
+def test_sampling_uses_the_weights_asked_for(weights, other, tmp_path):
+    expected = draw(tmp_path / "a", "vae", weights=weights)["images"]
+    without = state("vae")
+    without = without._replace(**{other: jax.tree.map(np.zeros_like, getattr(without, other))})
+    (tmp_path / "b").mkdir()
+    sample.write_samples(method("vae"), without, tmp_path / "b", count=11, chunk=4, weights=weights)
+    with np.load(tmp_path / "b" / "samples.npz") as file:
+        np.testing.assert_array_equal(file["images"], expected)
+        assert len(np.unique(file["images"])) > 9
+
+
+def test_other_weights_are_other_samples_of_the_same_training(tmp_path):
+    average = draw(tmp_path / "a", "vae")["images"]
+    how = {"count": 11, "chunk": 4, "weights": "raw"}
+    with pytest.raises(ValueError, match="made with .*'ema'.*, now .*'raw'.*--mode=sample"):
+        sample.check_made(tmp_path / "a", **how)
+    sample.write_samples(method("vae"), state("vae"), tmp_path / "a", **how)
+    sample.check_made(tmp_path / "a", **how)
+    with np.load(tmp_path / "a" / "samples.npz") as file:
+        raw = file["images"]
+    assert not np.array_equal(raw, average)
+    sample.write_samples(method("vae"), state("vae"), tmp_path / "a", **how | {"weights": "ema"})
+    with np.load(tmp_path / "a" / "samples.npz") as file:
+        np.testing.assert_array_equal(file["images"], average)
+
+
+def test_chunks_of_other_weights_are_not_gone_on_with(tmp_path, monkeypatch):
+    raw = draw(tmp_path / "a", "vae", weights="raw")["images"]
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(sample, "join_chunks", broken)
+        draw(tmp_path / "b", "vae")
+    assert list((tmp_path / "b").glob(".samples-*/0-0.npy"))
+    sample.write_samples(
+        method("vae"), state("vae"), tmp_path / "b", count=11, chunk=4, weights="raw"
+    )
+    with np.load(tmp_path / "b" / "samples.npz") as file:
+        np.testing.assert_array_equal(file["images"], raw)
+
+
+def broken(*_):
+    raise RuntimeError
+
+
+def test_samples_that_do_not_name_their_weights_are_of_the_average(tmp_path):
+    made = draw(tmp_path / "a", "vae")
+    about = json.loads(str(made["made_by"]))
+    assert about.pop("weights") == "ema"
+    np.savez(tmp_path / "a" / "samples.npz", **made | {"made_by": json.dumps(about)})
+    sample.check_made(tmp_path / "a", count=11, chunk=4)
+    with pytest.raises(ValueError, match="'raw'"):
+        sample.check_made(tmp_path / "a", count=11, chunk=4, weights="raw")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"count": 0}, "sample.count=0"),
+        ({"chunk": 0}, "sample.chunk=0"),
+        ({"weights": "average"}, "sample.weights='average': expected ema or raw"),
+        ({"steps": 1001}, "sample.steps=1001"),
+        ({"variance": "large"}, "'large'"),
+        ({"step": 3}, r"sample\.step: no such option; did you mean sample\.steps"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_any_work(changes, words):
+    options = {"count": 1, "chunk": 1} | OPTIONS["ddpm"]
+    sample.check(method("ddpm"), **options)
+    with pytest.raises(ValueError, match=words):
+        sample.check(method("ddpm"), **(options | changes))
+
+
+def test_small_models_cover_every_method():
+    assert sorted(SMALL) == methods.names()

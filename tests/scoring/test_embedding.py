@@ -1,0 +1,154 @@
+"""Features of a data set are computed once, and never taken for others."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.tiny import flagged
+
+from bloodjax import features
+from bloodjax.data import join
+from bloodjax.features import Extractor
+from bloodjax.scoring import embedding
+from bloodjax.scoring.embedding import cache_folder, embed_dataset, shuffled_rows
+
+SEED = 4
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(embedding, "BLOCK", 16)
+    return tmp_path
+
+
+@pytest.fixture
+def seen():
+    return []
+
+
+@pytest.fixture
+def space(seen):
+    def mean(images):
+        seen.extend(images[:, 0, 0, 0].tolist())
+        return images.reshape(len(images), -1)[:, :2].astype(np.float32)
+
+    return Extractor("space", 2, "ab" * 32, "as is", mean, None, ())
+
+
+def a_dataset(n=50, first=0):
+    images = np.arange(first, first + n, dtype=np.uint8)[:, None, None, None]
+    images = np.broadcast_to(images, (n, 2, 2, 3))
+    return join([(images, np.zeros(n, np.int64))], ["a"], "test")
+
+
+def take(space, n, dataset=None, seed=SEED):
+    moved = []
+    dataset = dataset or a_dataset()
+    out = embed_dataset(space, dataset, seed, n, lambda k, note: moved.append(k))
+    assert sum(moved) == n
+    rows = shuffled_rows(dataset, seed)[:n]
+    np.testing.assert_array_equal(out[:, 0], dataset.images[rows, 0, 0, 0])
+    assert out.shape == (n, 2) and out.dtype == np.float32
+
+
+def test_each_image_is_seen_once(space, seen):
+    take(space, 50)
+    take(space, 50)
+    take(space, 20)
+    assert sorted(seen) == list(range(50))
+
+
+def test_more_images_build_on_fewer(space, seen):
+    take(space, 32)
+    del seen[:]
+    take(space, 50)
+    assert len(seen) == 50 - 32
+
+
+def test_a_part_of_a_block_is_not_taken_for_all_of_it(space, seen):
+    take(space, 20)
+    del seen[:]
+    take(space, 40)
+    assert len(seen) == 24  # the first block of 16 was whole
+
+
+def copy_the_code(folder, monkeypatch):
+    shutil.copytree(Path(features.__file__).parent, folder)
+    monkeypatch.setattr(features, "__file__", str(folder / "__init__.py"))
+
+
+def edit_the_code(folder, monkeypatch):
+    copy_the_code(folder, monkeypatch)
+    with (folder / "inception" / "protocols.py").open("a") as file:
+        file.write("SIDE = 300\n")
+
+
+def test_the_same_code_elsewhere_finds_them(space, seen, monkeypatch, tmp_path):
+    take(space, 16)
+    copy_the_code(tmp_path / "features", monkeypatch)
+    take(space, 16)
+    assert len(seen) == 16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sha256": "cd" * 32}, {"protocol": "other"}, {"name": "other"}, "data", "seed", "code"],
+    ids=str,
+)
+def test_nothing_is_mixed_up(space, seen, change, monkeypatch, tmp_path):
+    take(space, 16)
+    del seen[:]
+    if change == "code":
+        edit_the_code(tmp_path / "features", monkeypatch)
+    other = space._replace(**change) if isinstance(change, dict) else space
+    data = a_dataset(first=100) if change == "data" else a_dataset()
+    take(other, 16, data, SEED + (change == "seed"))
+    assert len(seen) == 16
+
+
+def spoil_truncate(file):
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def spoil_flip(file):
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    file.write_bytes(raw)
+
+
+def spoil_flag(file):
+    file.write_bytes(flagged(file.read_bytes()))
+
+
+def spoil_shape(file):
+    np.savez(file, features=np.zeros((16, 3), np.float32))
+
+
+def spoil_type(file):
+    np.savez(file, features=np.zeros((16, 2), np.float64))
+
+
+def spoil_object(file):
+    np.savez(file, features=np.array([{}] * 16, object), allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [spoil_truncate, spoil_flip, spoil_flag, spoil_shape, spoil_type, spoil_object],
+)
+def test_a_damaged_file_is_made_again(space, seen, spoil):
+    take(space, 16)
+    spoil(cache_folder(space, a_dataset(), SEED) / "0.npz")
+    del seen[:]
+    take(space, 16)
+    assert len(seen) == 16
+    take(space, 16)
+    assert len(seen) == 16  # and is whole now
+
+
+def test_without_a_place_to_keep_them_it_goes_on(space, cache, capsys):
+    (cache / "bloodjax").write_text("a file where the folder should be")
+    take(space, 16)
+    assert "not kept" in capsys.readouterr().err

@@ -1,0 +1,181 @@
+"""Evaluation while training: it says what the scores would, and a stop does not change it."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from helpers.sampling import OPTIONS, state
+from helpers.tiny import cells, method
+from helpers.training import equal, lines, run, timeless
+
+from bloodjax import methods
+from bloodjax.sampling import sample
+from bloodjax.scoring import evaluate, score
+from bloodjax.training import log as metrics
+from bloodjax.training import loop
+from bloodjax.training import step as steps
+from bloodjax.training.checkpoint import Checkpoints
+
+SEEDS = (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [*((name, "ema") for name in methods.names()), ("vae", "raw")]
+)
+def test_the_value_is_that_of_the_scores(name, weights, tmp_path, capsys):
+    drawn = {"count": 30, "chunk": 8, "weights": weights, **OPTIONS.get(name, {})}
+    found = evaluate.make_evaluator(method(name), cells(), **drawn)(state(name, SEEDS))
+    sample.write_samples(method(name), state(name, SEEDS), tmp_path, **drawn | {"count": 50})
+    scores = score.write_scores(tmp_path, cells(), features=("bloodnet",), count=30, draws=1)[
+        "scores"
+    ]
+    assert found == {
+        "name": scores[0]["name"],
+        "values": [s["value"] for s in scores],
+        "n_real": scores[0]["n_real"],
+        "n_fake": scores[0]["n_fake"],
+        "weights": weights,
+        "sampler": OPTIONS.get(name, {}),
+    }
+    assert len(set(found["values"])) == len(SEEDS)
+    assert f"step 0: fd_bloodnet {np.mean(found['values']):.2f}" in capsys.readouterr().err
+
+
+def test_it_is_written_beside_the_losses_and_the_state(tmp_path):
+    by_20 = evaluate.make_evaluator(method(), cells(), count=20, chunk=8)
+    plain = run(tmp_path / "plain", seeds=SEEDS)
+    equal(plain, run(tmp_path / "run", seeds=SEEDS, evaluate=by_20))
+    rows = [row for row in lines(tmp_path / "run") if "fd_bloodnet" in row]
+    assert [(row["step"], row["seed"]) for row in rows] == [(3, 0), (3, 5), (6, 0), (6, 5)]
+    file = tmp_path / "run" / "checkpoints" / "6" / "evaluation.json"
+    values = by_20(plain)["values"]
+    assert json.loads(file.read_text())["values"] == values
+    curve = metrics.read(tmp_path / "run" / "metrics.jsonl")["fd_bloodnet"][5]
+    assert curve.tolist() == [[3, rows[1]["fd_bloodnet"]], [6, values[1]]]
+
+
+def test_of_no_images_there_is_none_and_real_ones_are_as_many_as_there_are():
+    assert evaluate.make_evaluator(method(), cells(), count=0, chunk=8) is None
+    found = evaluate.make_evaluator(method(), cells(), count=50, chunk=8)(state("vae", SEEDS))
+    assert (found["n_real"], found["n_fake"], len(found["values"])) == (40, 50, 2)
+
+
+# ---- stopping and going on ----
+
+LONG = {"seeds": SEEDS, "epochs": 5, "keep": 1}  # 3 steps an epoch
+
+
+class Killed(BaseException):
+    pass
+
+
+def judge(held):
+    """A function of the state, lowest at step 6."""
+    seeds = (jax.tree.map(lambda x, s=s: x[s], held.ema) for s in range(len(SEEDS)))
+    noise = [int(sample.digest(own)[:6], 16) / 16**6 for own in seeds]
+    return {"name": "distance", "values": [abs(int(held.step[0]) - 7) + x for x in noise]}
+
+
+def at(step, act, function):
+    """`function`, which does something else first when it meets the state after `step`."""
+
+    def acting(*arguments):
+        if any(isinstance(x, steps.State) and x.step[0] == step for x in arguments):
+            act()
+        return function(*arguments)
+
+    return acting
+
+
+def kill():
+    raise Killed
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def write_and_terminate(begin):
+    write = metrics.write
+
+    def acting(log, seeds, own, *rest):
+        if own == begin:
+            terminate()
+        return write(log, seeds, own, *rest)
+
+    return acting
+
+
+STOPS = {
+    "a signal in mid-epoch": (metrics, "write", lambda: write_and_terminate(3), 5),
+    "a signal at a checkpoint": (metrics, "write", lambda: write_and_terminate(4), 6),
+    "a signal while it evaluates": (None, "", lambda: at(6, terminate, judge), 7),
+    "a kill while it evaluates": (None, "", lambda: at(9, kill, judge), 6),
+    "a kill after metrics": (Checkpoints, "save", lambda: at(9, kill, Checkpoints.save), 6),
+}
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_stopped_and_resumed_is_the_straight_run(stop, tmp_path, monkeypatch):
+    place, name, make, saved = STOPS[stop]
+    one, two = tmp_path / "one", tmp_path / "two"
+    straight = run(one, evaluate=judge, **LONG)
+    with monkeypatch.context() as patch, pytest.raises((Killed, SystemExit)):
+        if place:
+            patch.setattr(place, name, make())
+        run(two, evaluate=judge if place else make(), **LONG)
+    assert Checkpoints(two / "checkpoints").steps()[-1] == saved
+    equal(straight, run(two, evaluate=judge, **LONG))
+    assert timeless(one) == timeless(two)
+    files = []
+    for folder in (one, two):
+        assert Checkpoints(folder / "checkpoints").steps() == [6, 15], "the best and the newest"
+        files.append((folder / "checkpoints" / "6" / "evaluation.json").read_bytes())
+    assert files[0] == files[1]
+    best = [loop.restore(method(), x, seeds=SEEDS, checkpoint="best") for x in (one, two)]
+    assert best[0].step.tolist() == [6, 6]
+    equal(*best)
+
+
+def test_only_regular_checkpoints_are_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "write", write_and_terminate(3))
+    with pytest.raises(SystemExit):
+        run(tmp_path, evaluate=judge, **LONG | {"keep": 9})
+    assert sorted(p.parent.name for p in tmp_path.glob("*/*/evaluation.json")) == ["3"]
+    assert [r["step"] for r in lines(tmp_path) if "distance" in r] == [3, 3]
+
+
+# ---- which checkpoint ----
+
+
+def test_where_none_was_evaluated_the_newest_is_the_remedy(tmp_path):
+    run(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"none was evaluated; .*sample\.checkpoint=newest"):
+        loop.restore(method(), tmp_path, seeds=(0,), checkpoint="best")
+
+
+def test_a_damaged_best_is_not_replaced_by_another(tmp_path):
+    run(tmp_path, evaluate=judge, **LONG)
+    (tmp_path / "checkpoints" / "6" / "default" / "manifest.ocdbt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"6 is damaged .*sample\.checkpoint=newest"):
+        loop.restore(method(), tmp_path, seeds=SEEDS, checkpoint="best")
+    assert loop.restore(method(), tmp_path, seeds=SEEDS).step.tolist() == [15, 15]
+
+
+@pytest.mark.parametrize(
+    ("count", "checkpoint", "words"),
+    [
+        (-1, "newest", "train.evaluate=-1: expected 0 or at least 2"),
+        (1, "newest", "train.evaluate=1"),
+        (9, "last", "sample.checkpoint='last': expected newest or best"),
+        (0, "best", "train.evaluate=0 .*--config.train.evaluate=1000, or sample.checkpoint=newest"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(count, checkpoint, words):
+    for fine in ((0, "newest"), (2, "newest"), (2, "best")):
+        evaluate.check(*fine)
+    with pytest.raises(ValueError, match=words):
+        evaluate.check(count, checkpoint)

@@ -1,0 +1,252 @@
+"""The stage that writes scores.json, and how scores are written for people."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.features import by_sqrtm, rng
+from helpers.tiny import flagged
+
+from bloodjax import features
+from bloodjax.data import Dataset
+from bloodjax.runtime.download import Unavailable
+from bloodjax.scoring import score, tables
+from bloodjax.scoring.embedding import shuffled_rows
+
+
+@pytest.mark.parametrize(
+    "value, like, text",
+    [
+        (12.3456, None, "12.35"),
+        (0.056784, 12.3, "0.06"),
+        (-1e-13, None, "0.000000"),
+        (-0.8, None, "-0.8000"),
+        (-0.004, 12.3, "0.00"),
+        (-0.006, 12.3, "-0.01"),
+        (351, None, "351.0"),
+    ],
+)
+def test_show(value, like, text):
+    assert tables.format_value(value, like) == text
+
+
+def test_names_for_people():
+    names = ("fd_bloodnet", "as is"), ("fid", "pytorch-fid"), ("fid", "clean")
+    assert [tables.title(*n) for n in names] == ["FD-BloodNet", "FID", "FID (clean)"]
+
+
+# ---- the stage
+
+CLASSES = ("dark", "light")
+CALLS = []
+
+
+def as_features(images):
+    CALLS.append(len(images))
+    x = images.reshape(len(images), -1) / np.float32(255)
+    return np.stack([x.mean(1), x.std(1), x[:, 0], x[:, -1]], axis=1).astype(np.float32)
+
+
+def as_classes(x):
+    return np.stack([1 - x[:, 0], x[:, 0]], axis=1)
+
+
+def extractor(name, classify=as_classes, classes=CLASSES):
+    return features.Extractor(name, 4, "ab" * 32, "as is", as_features, classify, classes)
+
+
+def a_dataset(n=90, shape=(4, 4, 3)):
+    images = rng(1).integers(0, 256, (n, *shape), dtype=np.uint8)
+    return Dataset(images, np.arange(n, dtype=np.int32) % 2, CLASSES, "bloodmnist", "cd" * 32)
+
+
+def put_samples(folder, images, seeds):
+    trace = images[:, :2, None].repeat(3, axis=2)
+    np.savez(
+        folder / "samples.npz",
+        images=images,
+        labels=np.full(images.shape[:2], -1, np.int32),
+        seeds=np.array(seeds, np.uint32),
+        step=40,
+        trace=trace,
+        trace_name=np.array("denoising"),
+    )
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr(features, "make", extractor)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    put_samples(
+        tmp_path, rng(2).integers(0, 200, (2, 50, 4, 4, 3), dtype=np.uint8), [5, 4294967295]
+    )
+    CALLS.clear()
+    return tmp_path
+
+
+def test_run_scores_each_seed(workdir):
+    dataset = a_dataset()
+    result = score.write_scores(workdir, dataset, count=30)
+    assert json.loads((workdir / "scores.json").read_text("utf-8")) == result
+    assert [p.name for p in workdir.iterdir() if p.name != "samples.npz"] == ["scores.json"]
+    first, second = result["scores"]
+    assert (first["seed"], second["seed"], first["step"]) == (5, 4294967295, 40)
+    assert first["name"] == "fd_bloodnet" and first["features"] == "bloodnet"
+    assert (first["n_real"], first["n_fake"], first["floor_n"]) == (30, 30, 30)
+    assert (first["dataset"], first["dataset_digest"]) == ("bloodmnist", "cd" * 32)
+    assert (first["extractor_sha256"], first["protocol"]) == ("ab" * 32, "as is")
+    (summary,) = result["summary"]
+    values = [first["value"], second["value"]]
+    assert summary["mean"] == pytest.approx(np.mean(values)) and summary["seeds"] == 2
+    assert summary["std"] == pytest.approx(abs(values[0] - values[1]) / 2)  # population: ddof = 0
+    assert summary["floor"] == first["floor"] == second["floor"] < min(values)
+
+
+def test_run_compares_the_right_images(workdir):
+    dataset = a_dataset(20)
+    fakes = rng(2).integers(0, 200, (2, 20, 4, 4, 3), dtype=np.uint8)
+    fakes[0, :3] += 55
+    fakes[1, :9] += 55
+    put_samples(workdir, fakes, [5, 6])
+    scores, shares = score.write_scores(workdir, dataset, count=20)["scores"], []
+    for s, fake in zip(scores, fakes, strict=True):  # with count = N the real set is all of them
+        real, fake = (as_features(x).astype(np.float64) for x in (dataset.images, fake))
+        assert s["value"] == pytest.approx(by_sqrtm(real, fake), rel=1e-6)
+        shares.append((fake[:, 0] > 0.5).mean())
+        assert s["classes"]["light"]["fake"] == pytest.approx(shares[-1])
+    assert 0 < shares[0] < shares[1]
+
+
+def test_run_reads_real_and_generated_images_in_two_ways_where_a_space_does(workdir, monkeypatch):
+    def make(name):
+        right = extractor("bloodnet")
+        if name == "bloodnet":
+            return right
+        return features.mistaken(right, "raw-reals", lambda x: as_features(x) ** 2)
+
+    monkeypatch.setattr(features, "make", make)
+    dataset = a_dataset()
+    with np.load(workdir / "samples.npz") as file:
+        fakes = file["images"]
+    result = score.write_scores(
+        workdir, dataset, count=45, features=("bloodnet", "bloodnet:raw-reals")
+    )
+    plain, raw = result["scores"][:2], result["scores"][2:]
+    assert [s["name"] for s in raw] == ["fd_bloodnet-raw-reals"] * 2
+    real = (
+        as_features(dataset.images[shuffled_rows(dataset, score.SUBSET_SEED)]).astype(np.float64)
+        ** 2
+    )
+    for s, own, fake in zip(raw, plain, fakes, strict=True):
+        fake = as_features(fake[:45]).astype(np.float64)
+        assert s["value"] == pytest.approx(by_sqrtm(real[:45], fake), rel=1e-6)
+        assert s["floor"] == pytest.approx(by_sqrtm(real[:45], real[45:]), rel=1e-6)
+        shares = [
+            {name: (share["real"], share["fake"]) for name, share in x["classes"].items()}
+            for x in (s, own)
+        ]
+        assert shares[0] == shares[1], "both are told by the plain space"
+
+
+def test_run_takes_all_there_are_and_says_so(workdir):
+    result = score.write_scores(workdir, a_dataset(31), count=10_000)
+    first = result["scores"][0]
+    assert (first["n_real"], first["n_fake"], first["floor_n"]) == (31, 50, 15)
+
+
+def test_run_sees_the_real_images_once(workdir):
+    score.write_scores(workdir, a_dataset(90), count=40)
+    # 2 count real images for score and floor; 40 fakes a seed, for the score and for the classes
+    assert sum(CALLS) == 80 + 2 * 40
+    score.write_scores(workdir, a_dataset(90), count=40)
+    assert sum(CALLS) == 80 + 2 * 2 * 40
+
+
+def test_run_sees_them_once_more_for_classes_that_only_bloodnet_tells(workdir):
+    result = score.write_scores(workdir, a_dataset(90), count=40, features=("other",))
+    assert sum(CALLS) == 2 * (80 + 2 * 40)
+    assert [s["features"] for s in result["scores"]] == ["other"] * 2
+    assert all(s["classes"] for s in result["scores"])
+
+
+def test_run_is_deterministic_and_its_real_images_do_not_depend_on_the_seed(workdir):
+    once, again = (score.write_scores(workdir, a_dataset(), count=30) for _ in range(2))
+    assert once == again
+    with np.load(workdir / "samples.npz") as file:
+        images = file["images"]
+    put_samples(workdir, images, [6, 7])
+    other = score.write_scores(workdir, a_dataset(), count=30)
+    assert [s["value"] for s in other["scores"]] == [s["value"] for s in once["scores"]]
+
+
+@pytest.mark.parametrize(
+    "change", [{"classify": None, "classes": ()}, {"classes": ("light", "dark")}]
+)
+def test_run_counts_no_classes_it_cannot_tell(workdir, monkeypatch, change):
+    monkeypatch.setattr(features, "make", lambda name: extractor(name, **change))
+    assert score.write_scores(workdir, a_dataset())["scores"][0]["classes"] is None
+
+
+def test_run_in_two_spaces(workdir):
+    result = score.write_scores(workdir, a_dataset(), features=("bloodnet", "other"))
+    assert [s["name"] for s in result["summary"]] == ["fd_bloodnet", "fd_other"]
+    assert len(result["scores"]) == 4
+
+
+def test_run_without_samples_says_how_to_get_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"samples\.npz is missing.*--mode=sample"):
+        score.write_scores(tmp_path, a_dataset())
+
+
+def flipped(raw):
+    at = len(raw) // 3
+    return raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [flipped, flagged, lambda raw: raw[:-9]])
+def test_run_names_damaged_samples_and_the_remedy(workdir, damage):
+    file = workdir / "samples.npz"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"samples\.npz: not readable .* move it away and sample"):
+        score.write_scores(workdir, a_dataset())
+
+
+def test_run_refuses_images_of_another_shape(workdir):
+    with pytest.raises(ValueError, match=r"expected uint8 \(seeds, n, 8, 8, 3\) as in bloodmnist"):
+        score.write_scores(workdir, a_dataset(shape=(8, 8, 3)))
+    assert not (workdir / "scores.json").exists()
+
+
+def test_run_refuses_float_images(workdir):
+    put_samples(workdir, np.zeros((1, 9, 4, 4, 3), np.float32), [0])
+    with pytest.raises(ValueError, match="holds float32 images"):
+        score.write_scores(workdir, a_dataset())
+
+
+def without_inception(name):
+    if name.startswith("inception"):
+        raise Unavailable("no weights; set BLOODJAX_INCEPTION=FILE")
+    return extractor(name)
+
+
+def test_run_goes_on_without_the_weights_and_says_how_to_get_them(workdir, monkeypatch, capsys):
+    monkeypatch.setattr(features, "make", without_inception)
+    score.check(features=("bloodnet,inception:clean",), count=30, draws=5)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == ("scores go on without inception:clean: no weights; set BLOODJAX_INCEPTION=FILE")
+    result = score.write_scores(workdir, a_dataset(), features=("bloodnet", "inception"))
+    assert {s["name"] for s in result["scores"]} == {"fd_bloodnet"}
+
+
+@pytest.mark.parametrize(
+    "options, what",
+    [
+        ({"features": ("inception",)}, "none is available; add bloodnet"),
+        ({"count": 1}, "score.count=1"),
+        ({"draws": 0}, "score.draws=0"),
+    ],
+)
+def test_check_refuses_what_run_could_not_do(monkeypatch, options, what):
+    monkeypatch.setattr(features, "make", without_inception)
+    with pytest.raises(ValueError, match=what):
+        score.check(**{"features": ("bloodnet",), "count": 30, "draws": 5} | options)
