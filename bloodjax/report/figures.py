@@ -70,7 +70,7 @@ def draw_study(about: str, runs: Mapping[str, Samples], dataset: Dataset, side: 
     """Real images beside those of each run's first seed."""
     blocks = [some_real(dataset, side * side)]
     blocks += [(name, samples.images[0, : side * side]) for name, samples in runs.items()]
-    return mosaic(about, blocks, side, 3)
+    return mosaic(about, blocks, side, 4)
 
 
 def draw_trace(about: str, samples: Samples, count: int = 6) -> bytes | None:
