@@ -12,7 +12,6 @@ from ml_collections import config_flags
 
 import bloodjax
 from bloodjax import data, doctor, methods, workdir
-from bloodjax.bench import speed
 from bloodjax.data import Dataset
 from bloodjax.methods import Method
 from bloodjax.report import run as run_report
@@ -158,6 +157,8 @@ def work(config: dict[str, Any], dataset: Dataset, folder: Path, checked: Checke
 
 def benchmark(config: dict[str, Any], dataset: Dataset, folder: Path) -> None:
     """Time the method's parts and its quick job beside PyTorch."""
+    from bloodjax.bench import speed  # here: nothing else needs the comparison
+
     speed.check(**config["bench"])
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     job = [sys.executable, __file__, f"--config={file}:quick"]
