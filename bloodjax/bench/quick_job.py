@@ -17,6 +17,7 @@ from bloodjax.bench.contest import ENVIRONMENT, Contestant, Failed
 from bloodjax.bench.parity import flatten
 from bloodjax.data import Dataset
 from bloodjax.runtime.files import read_json
+from bloodjax.sampling.samples import NAME, Samples, write_samples_file
 from bloodjax.scoring import score
 from bloodjax.training.step import init_states, make_optimizer
 
@@ -57,7 +58,7 @@ def jax_job(job: Sequence[str], workdir: Path) -> tuple[float, float]:
     """Seconds until the samples are there, and until the command ends."""
     begin = time.perf_counter()
     process = subprocess.Popen([*job, f"--workdir={workdir}"], env=os.environ | ENVIRONMENT)
-    while process.poll() is None and not (workdir / "samples.npz").exists():
+    while process.poll() is None and not (workdir / NAME).exists():
         time.sleep(SECONDS)
     own = time.perf_counter() - begin
     if process.wait():
@@ -96,14 +97,15 @@ def judged(
 ) -> dict[str, Any]:
     """The score of PyTorch's samples, by the same program as JAX's."""
     workdir.mkdir()
-    np.savez(
-        workdir / "samples.npz",
+    samples = Samples(
         images=images[None],
+        labels=np.full((1, len(images)), -1, np.int32),
         seeds=np.zeros(1, np.uint32),
         step=0,
         trace=images[None, :0, None],
         trace_name="none",
     )
+    write_samples_file(workdir, samples)
     return score.write_scores(workdir, dataset, **config["score"])["scores"][0]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from bloodjax.images import tile
-from bloodjax.runtime import npz
 from bloodjax.runtime.files import atomic_write, name_errors
+from bloodjax.sampling.samples import read_samples
 
 FORMATS = ("png", "grid")
 SIDE = 8  # a grid shows so many images squared
@@ -41,15 +41,15 @@ def export_run(workdir: Path, formats: Sequence[str], classes: Sequence[str]) ->
     """
     if not (formats := check(formats)):
         return
-    images, labels, seeds = npz.read(workdir / "samples.npz", "images", "labels", "seeds").values()
-    for seed, own, known in zip(seeds, images, labels, strict=True):
+    samples = read_samples(workdir)
+    for seed, images, labels in zip(samples.seeds, samples.images, samples.labels, strict=True):
         if "grid" in formats:
-            write_images(workdir / f"samples-seed{seed}.png", own[: SIDE**2])
+            write_images(workdir / f"samples-seed{seed}.png", images[: SIDE**2])
         if "png" in formats:
             folder = workdir / "samples" / f"seed{seed}"
             if folder.exists():
                 shutil.rmtree(folder)
-            write_images(folder, own, known, classes)
+            write_images(folder, images, labels, classes)
 
 
 def write_images(

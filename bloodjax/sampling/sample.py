@@ -17,10 +17,11 @@ from jax import Array, random
 from bloodjax.images import to_uint8
 from bloodjax.methods import Method, Params, Stats, accepts
 from bloodjax.randomness import Purpose, key_at
-from bloodjax.runtime import compilation, npz, processes
+from bloodjax.runtime import compilation, processes
 from bloodjax.runtime.files import atomic_write
 from bloodjax.runtime.progress import console, progress
 from bloodjax.runtime.signals import defer_signals, exit_with_signal
+from bloodjax.sampling.samples import NAME, Samples, read_made_by, write_samples_file
 from bloodjax.training import strategies
 from bloodjax.training.step import State
 
@@ -100,7 +101,7 @@ def write_samples(
         ValueError: the samples.npz that is there is of a later step or another training.
         SystemExit: SIGINT or SIGTERM; the chunk was finished and saved first.
     """
-    file, size = workdir / "samples.npz", chunk * jax.device_count()
+    file, size = workdir / NAME, chunk * jax.device_count()
     # The digest tells one training from another, so it is that of the average for both weights.
     model = {"step": int(state.step[0]), "sha256": digest((state.seed, state.ema, state.stats))}
     made_by = {**model, "count": count, "weights": weights, "options": options}
@@ -114,17 +115,15 @@ def write_samples(
         draw_chunks(method, state, parts, size, made_by)
         if processes.is_main():
             out = np.empty((len(state.seed), count, *method.shape), np.uint8)
-            with atomic_write(file) as part, part.open("wb") as handle:
-                np.savez(
-                    handle,
-                    images=join_chunks(parts, out, size),
-                    labels=np.full(out.shape[:2], -1, np.int32),
-                    seeds=state.seed,
-                    step=state.step[0],
-                    trace=np.stack([read(parts / f"{s}-trace.npy") for s in range(len(out))]),
-                    trace_name=method.trace_title,
-                    made_by=json.dumps(made_by),
-                )
+            samples = Samples(
+                images=join_chunks(parts, out, size),
+                labels=np.full(out.shape[:2], -1, np.int32),
+                seeds=state.seed,
+                step=state.step[0],
+                trace=np.stack([read(parts / f"{s}-trace.npy") for s in range(len(out))]),
+                trace_name=method.trace_title,
+            )
+            write_samples_file(workdir, samples, made_by)
     processes.barrier()  # from here on the others may read it
     if processes.is_main():
         for parts in workdir.glob(f"{PARTS}*"):
@@ -212,7 +211,7 @@ def is_made(file: Path, made_by: dict[str, Any]) -> bool:
     """
     if not file.exists():
         return False
-    then = origin(file)
+    then = read_made_by(file.parent)
     if then["step"] > made_by["step"]:
         what = f"samples after step {then['step']}, and those of step {made_by['step']} are wanted"
     elif then["step"] == made_by["step"] and then["sha256"] != made_by["sha256"]:
@@ -222,30 +221,16 @@ def is_made(file: Path, made_by: dict[str, Any]) -> bool:
     raise ValueError(f"{file} holds {what}: move it away, and the same command makes it anew")
 
 
-def origin(file: Path) -> dict[str, Any]:
-    """What the samples in `file` were made by: step, sha256 of the model, count, weights, options.
-
-    Raises:
-        ValueError: it is not a file that `run` wrote.
-    """
-    try:
-        # Older files do not name their weights, and are of the average.
-        made_by = {"weights": "ema"} | json.loads(str(npz.read(file, "made_by")["made_by"]))
-        return {name: made_by[name] for name in ("step", "sha256", "count", "weights", "options")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{file} is damaged or was not made here ({error}): move it away and sample again, "
-            "--mode=sample"
-        ) from None
-
-
 def check_made(
     workdir: Path, *, count: int, chunk: int, weights: str = "ema", **options: Any
 ) -> None:
     """Refuse to go on with samples that other options made: ValueError naming file and options."""
-    file = workdir / "samples.npz"
+    file = workdir / NAME
     if file.exists():
-        then, now = origin(file), {"count": count, "weights": weights, "options": options}
+        then, now = (
+            read_made_by(file.parent),
+            {"count": count, "weights": weights, "options": options},
+        )
         if then | now != then:
             was = {name: then[name] for name in now}
             raise ValueError(f"{file} was made with {was}, now {now}: sample again, --mode=sample")

@@ -1,13 +1,19 @@
-"""The format of samples.npz."""
+"""The format of samples.npz: the only module that writes or reads it as a run's samples."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bloodjax.data import Dataset
 from bloodjax.runtime import npz
+from bloodjax.runtime.files import atomic_write
+
+NAME = "samples.npz"
+MADE_BY = ("step", "sha256", "count", "weights", "options")
 
 
 class Samples(NamedTuple):
@@ -15,6 +21,7 @@ class Samples(NamedTuple):
 
     Attributes:
         images: uint8 [S, N, H, W, C].
+        labels: int32 [S, N], the class of each image, or -1.
         seeds: uint32 [S].
         step: training steps done.
         trace: uint8 [S, R, K, H, W, C], K pictures on the way of each of R samples; R may be 0.
@@ -22,35 +29,75 @@ class Samples(NamedTuple):
     """
 
     images: np.ndarray
+    labels: np.ndarray
     seeds: np.ndarray
     step: int
     trace: np.ndarray
     trace_name: str
 
     def digest(self, s: int) -> str:
-        """sha256 hex of the images of the s-th seed."""
+        """Return the sha256 of the images of the s-th seed, in hex."""
         return hashlib.sha256(np.ascontiguousarray(self.images[s])).hexdigest()
 
 
-def read_samples(workdir: Path, dataset: Dataset) -> Samples:
-    """The samples of a run, checked against the data they are to be compared with.
+def write_samples_file(
+    workdir: Path, samples: Samples, made_by: Mapping[str, Any] | None = None
+) -> None:
+    """Write samples.npz whole or not at all.
+
+    Args:
+        workdir: the run's folder.
+        samples: the contents; an existing file is replaced.
+        made_by: the model and the options, the keys of `MADE_BY`; None leaves them out.
+    """
+    arrays = {name: np.asarray(value) for name, value in samples._asdict().items()}
+    if made_by is not None:
+        arrays["made_by"] = np.asarray(json.dumps(made_by))
+    with atomic_write(workdir / NAME) as part, part.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def read_samples(workdir: Path, dataset: Dataset | None = None) -> Samples:
+    """Return the samples of a run.
+
+    Args:
+        workdir: the run's folder.
+        dataset: the data that the samples are compared with; their shape and type are checked.
 
     Raises:
         FileNotFoundError: the run has no samples yet.
-        ValueError: the file is damaged, or its images are of another shape or type than the data's.
+        ValueError: the file is damaged, or its images differ from the data in shape or type.
     """
-    path = Path(workdir) / "samples.npz"
+    path = Path(workdir) / NAME
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: make it with --mode=sample")
     try:
-        images, seeds, step, trace, name = npz.read(path, *Samples._fields).values()
-        samples = Samples(images, seeds, int(step), trace, str(name))
+        images, labels, seeds, step, trace, name = npz.read(path, *Samples._fields).values()
     except ValueError as error:
         raise ValueError(f"{error}; move it away and sample again, --mode=sample") from None
-    expected = dataset.images.shape[1:]
-    if images.ndim != 5 or images.shape[2:] != expected or images.dtype != np.uint8:
+    if dataset is not None:
+        shape = dataset.images.shape[1:]
+        if images.ndim != 5 or images.shape[2:] != shape or images.dtype != np.uint8:
+            raise ValueError(
+                f"{path} holds {images.dtype} images {images.shape}: expected uint8 (seeds, n, "
+                f"{', '.join(map(str, shape))}) as in {dataset.name}; sample again with this data"
+            )
+    return Samples(images, labels, seeds, int(step), trace, str(name))
+
+
+def read_made_by(workdir: Path) -> dict[str, Any]:
+    """Return the model and the options that made samples.npz, the keys of `MADE_BY`.
+
+    Raises:
+        ValueError: the file is damaged, or another program wrote it.
+    """
+    path = Path(workdir) / NAME
+    try:
+        # Old files hold no weights: the moving average made all of them.
+        made_by = {"weights": "ema"} | json.loads(str(npz.read(path, "made_by")["made_by"]))
+        return {name: made_by[name] for name in MADE_BY}
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} holds {images.dtype} images {images.shape}: expected uint8 (seeds, n, "
-            f"{', '.join(map(str, expected))}) as in {dataset.name}; sample again with this data"
-        )
-    return samples
+            f"{path} is damaged or was not made here ({error}): move it away and sample again, "
+            "--mode=sample"
+        ) from None

@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from bloodjax.data import Dataset
+from bloodjax.sampling.samples import Samples, write_samples_file
 
 CLASSES = ("<script>alert(1)</script>", r"$\nope$ cells", "plain", "empty")
 
@@ -98,15 +99,15 @@ def a_dataset(shape=(28, 28, 3), name="bloodmnist"):
 
 def put(folder, shape=(28, 28, 3), seeds=(3, 4), n=40, trace=(7, 5), config=CONFIG, scores=SCORES):
     images = np.random.default_rng(2).integers(0, 256, (len(seeds), n, *shape), dtype=np.uint8)
-    np.savez(
-        folder / "samples.npz",
+    samples = Samples(
         images=images,
         labels=np.full((len(seeds), n), -1, np.int32),
         seeds=np.array(seeds, np.uint32),
         step=2680,
         trace=np.zeros((len(seeds), *trace, *shape), np.uint8),
-        trace_name=np.array("denoising"),
+        trace_name="denoising",
     )
+    write_samples_file(folder, samples)
     lines = [a_line(seed, step) for step in range(1, 101) for seed in seeds]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "config.json").write_text(json.dumps(config))

@@ -89,9 +89,9 @@ def run(folder, seeds=SEEDS, shown=True, **changes):
 def some(step=6, seeds=SEEDS, shift=0):
     """Samples of which no two images are alike."""
     images = np.random.default_rng(step + shift).integers(0, 256, (2, 40, 8, 8, 3), np.uint8)
-    return Samples(
-        images, np.array(seeds, np.uint32), step, images[:, :12].reshape(2, 3, 4, 8, 8, 3), "trace"
-    )
+    trace = images[:, :12].reshape(2, 3, 4, 8, 8, 3)
+    labels = np.full((2, 40), -1, np.int32)
+    return Samples(images, labels, np.array(seeds, np.uint32), step, trace, "trace")
 
 
 # ---- what is shown ----

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from bloodjax.sampling import export
+from bloodjax.sampling.samples import Samples, write_samples_file
 
 
 def some(n=5, channels=3):
@@ -14,7 +15,8 @@ def some(n=5, channels=3):
 
 
 def put(folder, images, labels):
-    np.savez(folder / "samples.npz", images=images, labels=labels, seeds=np.array([4, 9]))
+    seeds, trace = np.array([4, 9], np.uint32), images[:, :0, None]
+    write_samples_file(folder, Samples(images, labels, seeds, 40, trace, "none"))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

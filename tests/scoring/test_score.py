@@ -10,6 +10,7 @@ from helpers.tiny import flagged
 from bloodjax import features
 from bloodjax.data import Dataset
 from bloodjax.runtime.download import Unavailable
+from bloodjax.sampling.samples import Samples, write_samples_file
 from bloodjax.scoring import score, tables
 from bloodjax.scoring.embedding import shuffled_rows
 
@@ -62,15 +63,9 @@ def a_dataset(n=90, shape=(4, 4, 3)):
 
 def put_samples(folder, images, seeds):
     trace = images[:, :2, None].repeat(3, axis=2)
-    np.savez(
-        folder / "samples.npz",
-        images=images,
-        labels=np.full(images.shape[:2], -1, np.int32),
-        seeds=np.array(seeds, np.uint32),
-        step=40,
-        trace=trace,
-        trace_name=np.array("denoising"),
-    )
+    labels = np.full(images.shape[:2], -1, np.int32)
+    samples = Samples(images, labels, np.array(seeds, np.uint32), 40, trace, "denoising")
+    write_samples_file(folder, samples)
 
 
 @pytest.fixture
