@@ -1,12 +1,11 @@
-"""What this machine has: versions, devices, and where data and weights were looked for."""
+"""What this machine has: versions, devices, and where data and weights are looked for."""
 
 from importlib import metadata
 
 import jax
-from rich.table import Table
 
 from bloodjax import features
-from bloodjax.data import bloodmnist
+from bloodjax.data.sources import bloodmnist
 from bloodjax.features.inception import weights
 from bloodjax.runtime.environment import environment
 from bloodjax.runtime.progress import console
@@ -16,29 +15,26 @@ PACKAGES = {"medmnist": "medmnist", "tfds": "tensorflow-datasets"}  # that a dat
 
 
 def print_table() -> None:
-    """Print it as one table."""
-    table = Table("what", "found", title="bloodjax doctor")
-    for name, value in environment().items():
-        table.add_row(name, value)
+    """Print versions, devices, places of data and weights, and feature spaces."""
+    rows = dict(environment())
     for device in jax.devices():
-        table.add_row(f"device {device.id}", f"{device.device_kind} ({device.platform})")
-    table.add_section()
-    for how, place, there in bloodmnist.places():
-        table.add_row(f"BloodMNIST: {how}", f"{'found' if there else 'not there'}: {place}")
+        rows[f"device {device.id}"] = f"{device.device_kind} ({device.platform})"
+    for label, place, exists in bloodmnist.places():
+        rows[f"BloodMNIST: {label}"] = f"{'found' if exists else 'missing'}: {place}"
     for source, package in PACKAGES.items():
-        table.add_row(f"data.source={source}", version(package))
-    table.add_section()
-    for how, place, there in weights.places():
-        table.add_row(f"Inception: {how}", f"{'found' if there else 'not there'}: {place}")
-    table.add_section()
+        rows[f"data.source={source}"] = describe_package(package)
+    for label, place, exists in weights.places():
+        rows[f"Inception: {label}"] = f"{'found' if exists else 'missing'}: {place}"
     for name in features.names():
-        table.add_row(f"features: {name}", space(name))
-    console.print(table)
+        rows[f"features: {name}"] = describe_space(name)
+    width = max(map(len, rows))
+    for name, value in rows.items():  # no table, which would cut the paths
+        console.print(f"{name:{width}}  {value}", markup=False, soft_wrap=True)
 
 
-def space(name: str) -> str:
-    """A feature space's size and weights, or what stands in its way; downloads nothing."""
-    if name == "inception" and not any(there for _, _, there in weights.places()):
+def describe_space(name: str) -> str:
+    """Return a feature space's size and weights, or why it cannot be had; downloads nothing."""
+    if name == "inception" and not any(exists for _, _, exists in weights.places()):
         return "no weights here: FID will try to download them"
     try:
         extractor = features.make(name)
@@ -47,8 +43,8 @@ def space(name: str) -> str:
     return f"{extractor.dims}-d, sha256 {extractor.sha256[:8]}: {title(extractor.distance)}"
 
 
-def version(package: str) -> str:
-    """Of an optional package."""
+def describe_package(package: str) -> str:
+    """Return the version of an optional package, or the need for it."""
     try:
         return f"{package} {metadata.version(package)}"
     except metadata.PackageNotFoundError:

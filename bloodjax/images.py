@@ -1,25 +1,25 @@
-"""The one boundary between pixels that are stored (uint8) and pixels that are computed with."""
+"""The one boundary between stored pixels (uint8) and pixels in computations (floats)."""
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-CELL = 84  # pixels: the side of a picture among others
+CELL = 84  # pixels: the side of a picture in a grid
 TOLERANCE = 1e-3  # by which floats may leave [0, 1]: rounding, not another range
 
 
 def to_float(images: Array) -> Array:
-    """uint8 0..255 -> float32 in [-1, 1]."""
+    """Scale uint8 0..255 to float32 in [-1, 1]."""
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def to_uint8(images: Array) -> Array:
-    """Float in [-1, 1] -> uint8 0..255: clipped, rounded half to even; undoes `to_float`."""
+    """Clip floats in [-1, 1] and round half to even to uint8 0..255; the inverse of `to_float`."""
     return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 
 def as_uint8(images: np.ndarray) -> np.ndarray:
-    """Images as uint8 RGB [N, H, W, 3]; the argument itself where nothing has to change.
+    """Return images as uint8 RGB [N, H, W, 3]; no copy where nothing has to change.
 
     Args:
         images: [N, H, W, 1 or 3], uint8, or floats in [0, 1], of which 255 x is rounded half to
@@ -42,9 +42,13 @@ def as_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def quantise(images: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1], else ValueError, as uint8: 255 x, rounded half to even."""
+    """Round floats in [0, 1] to uint8: 255 x, half to even.
+
+    Raises:
+        ValueError: values out of [0, 1] by more than `TOLERANCE`, or NaN.
+    """
     low, high = images.min(initial=0), images.max(initial=0)
-    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # so written, NaN is refused too
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # in this form, NaN is refused too
         wanted = "expected uint8, or floats in [0, 1]"
         remedy = "from [-1, 1]: (x + 1) / 2; from 0..255: astype(np.uint8); NaN: see what made it"
         raise ValueError(f"images range from {low} to {high}: {wanted}; {remedy}")
@@ -53,7 +57,7 @@ def quantise(images: np.ndarray) -> np.ndarray:
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """uint8 [N, H, W, C] -> one uint8 RGB image of them in rows, pixels enlarged whole."""
+    """Arrange uint8 [N, H, W, C] in rows of one uint8 RGB image; pixels are enlarged whole."""
     scale = max(1, CELL // max(images.shape[1:3]))
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     spare = -len(images) % columns

@@ -13,7 +13,7 @@ from helpers.tiny import write_medmnist  # noqa: E402
 
 from bloodjax import data  # noqa: E402
 from bloodjax.bench.inception_weights import random_state, write_safetensors  # noqa: E402
-from bloodjax.data import bloodmnist  # noqa: E402
+from bloodjax.data.sources import bloodmnist  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

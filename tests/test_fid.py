@@ -13,7 +13,7 @@ from helpers.tiny import flagged, torch_reference
 from PIL import Image
 
 from bloodjax import features, fid
-from bloodjax.data import synthetic
+from bloodjax.data.sources import synthetic
 from bloodjax.scoring.distances import Moments, frechet
 
 ROOT = Path(__file__).parent.parent
@@ -94,7 +94,7 @@ def test_called_fid_with_the_published_weights_alone(
     a, b = put(tmp_path / "a", cells[:2]), put(tmp_path / "b", noise[:2])
     sha256 = fid.features.make("inception", weights=str(file)).sha256
     for published, name in (("", f"FD-inception-{sha256[:8]}:  "), (sha256, "FID:  ")):
-        monkeypatch.setattr("bloodjax.features.inception.weights.PUBLISHED", published)
+        monkeypatch.setattr("bloodjax.features.inception.weights.TENSORS", published)
         fid.main([str(a), str(b), "--weights", str(file)])
         assert capsys.readouterr().out.startswith(name)
     fid.main([str(a), str(b), "--weights", str(file), "--protocol", "clean"])

@@ -15,8 +15,8 @@ from flax.traverse_util import flatten_dict
 from helpers.tiny import SHAPE, SMALL, cells
 
 from bloodjax import data, methods, workdir
-from bloodjax.features import bloodnet
-from bloodjax.features.inception import network, weights
+from bloodjax.features.bloodnet import extractor as bloodnet
+from bloodjax.features.inception import conversion, network
 from bloodjax.features.inception.protocols import PROTOCOLS
 from bloodjax.images import to_float
 from bloodjax.nets.conv import Decoder, Encoder
@@ -245,7 +245,7 @@ def test_loss_in_bfloat16_is_that_of_float32_within_2_percent(prepare, name, sma
 
 
 def inception(state):
-    params = jax.eval_shape(lambda: jax.tree.map(jnp.float32, weights.fold(state)))
+    params = jax.eval_shape(lambda: jax.tree.map(jnp.float32, conversion.fold(state)))
     return jax.jit(network.forward), params, jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bloodjax.features.inception.weights import CONVS
+from bloodjax.features.inception.layers import CONVS
 
 State = dict[str, np.ndarray]
 

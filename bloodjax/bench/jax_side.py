@@ -12,7 +12,7 @@ from scipy import linalg
 
 from bloodjax import methods
 from bloodjax.bench.serve import Work, host_peak, serve
-from bloodjax.features.inception import extractor
+from bloodjax.features.inception import make_extractor
 from bloodjax.runtime import compilation
 from bloodjax.sampling import sample
 from bloodjax.scoring.distances import Moments, frechet
@@ -60,7 +60,7 @@ def draw(job: Job) -> Work:
 
 def features(job: Job) -> Work:
     """A unit is `count` images through InceptionV3 with the weights in a file."""
-    embed = extractor(weights=job["weights"]).features
+    embed = make_extractor(weights=job["weights"]).features
     images = np.load(job["images"])[: job["count"]]
     return repeated(lambda: embed(images))
 

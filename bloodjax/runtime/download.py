@@ -3,13 +3,14 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pooch
 
 from bloodjax.runtime.progress import progress
 
 TIMEOUT = (3, 20)  # seconds to connect, and between two packets
-pooch.get_logger().setLevel("WARNING")  # the bar says what it would
+pooch.get_logger().setLevel("WARNING")  # the progress bar replaces its messages
 
 
 class Unavailable(OSError):
@@ -17,18 +18,20 @@ class Unavailable(OSError):
 
 
 def fetch(urls: Sequence[str], file: str, known_hash: str, size: int = 0) -> Path:
-    """`file` in bloodjax's cache, downloaded from the first of `urls` that has it if need be.
+    """Return `file` in bloodjax's cache; download it from the first of `urls` that has it.
 
     Args:
-        known_hash: "sha256:" or "md5:" and hex digits; what differs is not kept.
-        size: bytes that it has; 0: not known beforehand.
+        urls: addresses of the same file.
+        file: its name in the cache.
+        known_hash: "sha256:" or "md5:" and hex digits; another file is not kept.
+        size: its bytes; 0 if unknown.
 
     Raises:
-        OSError: none has it, or there is no network or no space; all reasons in one line.
+        OSError: no address has it, or there is no network or no space; all reasons in one line.
     """
 
-    def stream(url: str, part: str, _: object) -> None:
-        """What pooch calls with a temporary file."""
+    def stream(url: str, part: Any, _: Any) -> None:
+        """Download to the temporary file `part`, as pooch asks for it."""
         import requests  # pooch's own dependency, slow to import
 
         try:
@@ -46,10 +49,11 @@ def fetch(urls: Sequence[str], file: str, known_hash: str, size: int = 0) -> Pat
             if size and out.tell() != size:
                 raise OSError(f"the server sends another file: expected {size} bytes")
 
+    downloader: Any = stream  # pooch's type asks for its own names of the parameters
     folder, reasons = pooch.os_cache("bloodjax"), []
     for url in urls:
         try:
-            return Path(pooch.retrieve(url, known_hash, file, folder, downloader=stream))
+            return Path(pooch.retrieve(url, known_hash, file, folder, downloader=downloader))
         except (OSError, ValueError) as error:  # ValueError: not the published bytes
             reasons.append(textwrap.shorten(str(error), 150))
     raise OSError("; ".join(dict.fromkeys(reasons)))

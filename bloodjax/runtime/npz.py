@@ -1,55 +1,64 @@
-"""Arrays out of .npz files, whoever wrote them: as they were written, or a reason why not."""
+"""Arrays from .npz files of any origin: as they were written, or an error with the reason."""
 
 import textwrap
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bloodjax.runtime.files import atomic_write
+
 
 def read(file: Path, *only: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, all or `only` some; nothing is unpickled.
+    """Read the arrays of an .npz file, all or `only` some; nothing is unpickled.
 
     Raises:
         OSError: there is no such file, or it may not be read.
-        ValueError: it is no .npz file, an array is missing, or is not as it was written, which the
-            checksums (CRC-32) tell; names the file.
+        ValueError: it is no .npz file, an array is missing, or differs from what was written, by
+            its checksum (CRC-32); names the file.
     """
     with opened(file) as archive:
-        return {name: _array(archive, name) for name in only or _names(archive)}
+        return {name: _read_array(archive, name) for name in only or _list(archive)}
 
 
 def names(file: Path) -> list[str]:
-    """What the arrays of an .npz file are called; raises what `read` does."""
+    """List the names of the arrays of an .npz file; raises as `read` does."""
     with opened(file) as archive:
-        return _names(archive)
+        return _list(archive)
+
+
+def write(file: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays to an .npz file, whole or not at all."""
+    with atomic_write(file) as part, part.open("wb") as out:
+        np.savez(out, **arrays)
 
 
 @contextmanager
 def opened(file: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive that an .npz file is. What goes wrong in the block is the file's fault."""
+    """Open an .npz file as an archive; every error in the block is blamed on the file."""
     with file.open("rb") as raw:
         try:
             with zipfile.ZipFile(raw) as archive:
                 yield archive
-        except Exception as error:  # whatever foreign bytes make zipfile, zlib and NumPy say
+        except Exception as error:  # any error that foreign bytes cause in zipfile, zlib and NumPy
             reason = textwrap.shorten(f"{error}" or type(error).__name__, 150)
-            said = f"{file}: not readable ({reason}), expected a whole .npz file"
-            raise ValueError(said) from None
+            message = f"{file}: not readable ({reason}), expected a whole .npz file"
+            raise ValueError(message) from None
 
 
-def _names(archive: zipfile.ZipFile) -> list[str]:
+def _list(archive: zipfile.ZipFile) -> list[str]:
     return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     try:
         with archive.open(f"{name}.npy") as member:
             array = np.lib.format.read_array(member, allow_pickle=False)
             if member.read(1):  # the checksum is compared at the end, and only there
                 raise ValueError("more bytes than the array has")
             return array
-    except ValueError as error:  # NumPy's do not say of which array
+    except ValueError as error:  # NumPy's do not name the array
         raise ValueError(f"{name}: {error}") from None

@@ -14,7 +14,7 @@ from helpers.tiny import torch_with_torchvision
 from PIL import Image
 
 from bloodjax import data
-from bloodjax.data import bloodmnist, synthetic
+from bloodjax.data.sources import bloodmnist, synthetic
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("home")
@@ -160,7 +160,7 @@ def test_our_constants_are_the_packages():
 
 def test_our_address_is_the_packages():
     info = pytest.importorskip("medmnist", reason="nothing to compare with").INFO
-    code = "from bloodjax.data.bloodmnist import URL; print(URL)"  # here it is replaced
+    code = "from bloodjax.data.sources.bloodmnist import URL; print(URL)"  # here it is replaced
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert shown.stdout.strip() == info["bloodmnist"]["url"]
 

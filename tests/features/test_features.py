@@ -13,8 +13,10 @@ import pytest
 from helpers.tiny import flagged
 
 from bloodjax import data, features
-from bloodjax.data import Dataset, synthetic
-from bloodjax.features import bloodnet
+from bloodjax.data import Dataset
+from bloodjax.data.sources import synthetic
+from bloodjax.features.bloodnet import extractor as bloodnet
+from bloodjax.features.bloodnet import training
 from bloodjax.features.inception.weights import VARIABLE
 from bloodjax.scoring.embedding import cache_folder
 
@@ -141,7 +143,7 @@ def test_real_and_generated_images_are_read_as_the_mistake_says(space, mistakes)
 
 @pytest.fixture(scope="module")
 def net():
-    return bloodnet.extractor()
+    return bloodnet.make_extractor()
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +291,7 @@ def test_folding_the_normalisation_changes_nothing():
 
 def test_augmentation_only_moves_and_tints():
     flat = np.full((4, 28, 28, 3), 200, np.uint8)
-    out = bloodnet.augment(jax.random.key(0), jnp.asarray(flat))
+    out = training.augment(jax.random.key(0), jnp.asarray(flat))
     assert out.shape == flat.shape
     np.testing.assert_array_equal(out, np.broadcast_to(out[:, :1, :1], out.shape))
     assert len(np.unique(out[:, 0, 0])) == 12
@@ -306,7 +308,7 @@ def test_the_command_trains_and_writes_what_it_measures(tmp_path, monkeypatch, c
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(bloodnet, "BLOCKS", ((bloodnet.DIMS, 2),))  # compiles faster
     out = tmp_path / "new.npz"
-    bloodnet.main(["--out", str(out), "--epochs", "1"])
+    training.main(["--out", str(out), "--epochs", "1"])
     assert asked == ["train", "val", "val", "test"]  # the test split last, and once
     said = capsys.readouterr().err
     assert features.make("bloodnet", weights=out).sha256 in said
@@ -321,7 +323,7 @@ def test_training_can_be_made_for_cuda():
     state = {"params": params, "stats": stats, "ema": (params, stats)}
     state["opt"] = jax.eval_shape(tx.init, params)
     batch = noise(8, 28, 28, 3), np.arange(8)
-    made = jax.export.export(bloodnet.train_step, platforms=["cuda"])
+    made = jax.export.export(training.train_step, platforms=["cuda"])
     assert made(tx, state, np.uint32(0), key, batch).platforms == ("cuda",)
 
 
@@ -329,4 +331,4 @@ def test_training_refuses_other_data(monkeypatch):
     large = data.Dataset(noise(8, 64, 64, 3), np.arange(8), bloodnet.CLASSES, "large", "")
     monkeypatch.setattr(data, "load", lambda *args: large)
     with pytest.raises(ValueError, match="'large.npz'.*expected BloodMNIST's 28x28"):
-        bloodnet.train("large.npz", seed=0, epochs=1)
+        training.train("large.npz", seed=0, epochs=1)

@@ -14,7 +14,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bloodjax import features
-from bloodjax.features.inception import network, programs, weights
+from bloodjax.features.inception import conversion, network, weights
+from bloodjax.features.inception.extractor import make_programs
 from bloodjax.features.inception.network import TAPS, forward
 from bloodjax.features.inception.protocols import PROTOCOLS
 
@@ -32,7 +33,7 @@ def pictures(n, side=28, seed=3):
 
 @pytest.fixture(scope="session")
 def params(state):
-    return {name: jnp.asarray(a, jnp.float32) for name, a in weights.fold(state).items()}
+    return {name: jnp.asarray(a, jnp.float32) for name, a in conversion.fold(state).items()}
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +73,7 @@ def test_every_tap_is_pytorch_fids_in_float64(state, reference):
     x = rng(1).uniform(-1, 1, (1, 299, 299, 3))
     expected = reference_taps(reference.double(), x, state)
     with jax.enable_x64(True):
-        found = jax.jit(forward)(jax.tree.map(jnp.asarray, weights.fold(state)), jnp.asarray(x))
+        found = jax.jit(forward)(jax.tree.map(jnp.asarray, conversion.fold(state)), jnp.asarray(x))
         found = jax.device_get(found)
     reference.float()
     assert found["2048"].dtype == np.float64 and found["2048"].std() > 0.1
@@ -144,7 +145,7 @@ def the_last_block_pools_by_average(patch, x):
 
 
 def flax_s_epsilon(patch, x):
-    patch.setattr(weights, "EPSILON", 1e-5)
+    patch.setattr(conversion, "EPSILON", 1e-5)
     return x
 
 
@@ -163,7 +164,7 @@ MUTATIONS = [
 @pytest.mark.parametrize("mutate", MUTATIONS)
 def test_golden_catches(mutate, monkeypatch, state, golden):
     x = mutate(monkeypatch, np.float32(golden_input()))
-    params = {name: jnp.asarray(a, jnp.float32) for name, a in weights.fold(state).items()}
+    params = {name: jnp.asarray(a, jnp.float32) for name, a in conversion.fold(state).items()}
     found = jax.device_get(jax.jit(lambda params, x: forward(params, x))(params, x))
     assert worst(found, golden) > 1e-3
 
@@ -200,7 +201,7 @@ def for_cuda(jitted, *arguments):
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("size", [(28, 28), (480, 640)])
 def test_protocols_can_be_made_for_cuda(mesh, name, size):
-    prepare, _ = programs(PROTOCOLS[name], 2048, mesh)
+    prepare, _ = make_programs(PROTOCOLS[name], 2048, mesh)
     spread = NamedSharding(mesh, P("data"))
     images = jax.ShapeDtypeStruct((4, *size, 3), np.uint8, sharding=spread)
     _, products = for_cuda(prepare, images)
@@ -209,7 +210,7 @@ def test_protocols_can_be_made_for_cuda(mesh, name, size):
 
 @pytest.mark.parametrize("dims", TAPS)
 def test_the_network_over_devices_can_be_made_for_cuda(mesh, params, dims):
-    _, forward_all = programs(PROTOCOLS["pytorch-fid"], dims, mesh)
+    _, forward_all = make_programs(PROTOCOLS["pytorch-fid"], dims, mesh)
     x = jax.ShapeDtypeStruct((2, 299, 299, 3), np.float32)
     text, products = for_cuda(forward_all, jax.eval_shape(lambda: params), x)
     assert len(products) > 2 and all("HIGHEST" in line for line in products)
@@ -226,7 +227,7 @@ def test_names_say_what_differs_from_fid(file, monkeypatch):
     assert features.make("inception:clean", weights=str(file)).name == own
     assert features.make("inception:raw-range", weights=str(file)).name == f"{own}-raw-range"
     assert features.make("inception", weights=str(file), dims=64).name == f"{own}-64"
-    monkeypatch.setattr(weights, "PUBLISHED", plain.sha256)
+    monkeypatch.setattr(weights, "TENSORS", plain.sha256)
     assert features.make("inception:torch-fidelity", weights=str(file)).distance == "fid"
     raw = features.make("inception:raw-range", weights=str(file), dims=192)
     assert raw.distance == "fd_inception-192-raw-range"

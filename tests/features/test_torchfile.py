@@ -23,10 +23,12 @@ from helpers.torch_files import (
     encode,
     legacy,
     legacy_file,
+    module,
     pickled,
     safetensors,
     safetensors_file,
     same,
+    script,
     some,
     stored,
     view,
@@ -101,6 +103,25 @@ def test_views_parameters_and_wrappings(tmp_path, container):
     named = Set(Items(ORDERED, tree), {"_metadata": Items(ORDERED, {"": {"version": 1}})})
     for wrapped in (tree, named, {"epoch": 3, "state_dict": named}):
         same(read(tmp_path, container(wrapped, {"0": x})), expected)
+
+
+def test_a_module_of_torchscript(tmp_path):
+    arrays = {f"net.layers.{name}": x for name, x in some().items()} | {"more": np.ones(3, "f")}
+    found = read(tmp_path, script(arrays))
+    same(found, arrays)
+    assert list(found) == list(arrays)
+
+
+def test_a_module_that_torch_saves(tmp_path):
+    torch = pytest.importorskip("torch", reason="writes the file")
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, (1, 7)), torch.nn.BatchNorm2d(4))
+    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+        scripted = torch.jit.script(torch.nn.Sequential(net, torch.nn.MaxPool2d(3)))
+    scripted.save(tmp_path / "net.pt")
+    same(
+        torchfile.read(tmp_path / "net.pt"),
+        {f"0.{k}": x.numpy() for k, x in net.state_dict().items()},
+    )
 
 
 @pytest.mark.parametrize("zipfile_format", [False, True])
@@ -211,6 +232,24 @@ def test_any_byte_of_a_zip_s_content_counts(tmp_path):
             refused(tmp_path, bytes(spoilt))
 
 
+def test_modules_in_a_circle_or_twice_are_refused(tmp_path):
+    inner = module({"x": 1})
+    memo = Raw(encode(inner) + b"q\x05")
+    again = Raw(b"h\x05")
+    refused(tmp_path, zip_file(module({"a": memo, "b": again}), {}), "twice")
+    circle = Set(
+        Raw(encode(Call(Name("__torch__.net", "Net"), (), b"\x81")) + b"q\x06"),
+        {"self": Raw(b"h\x06")},
+    )
+    refused(tmp_path, zip_file(circle, {}), "twice")
+
+
+@pytest.mark.parametrize("state", [3, None, "text", [1], (None, {"state": {}})])
+def test_a_module_without_a_plain_state_is_refused(tmp_path, state):
+    refused(tmp_path, zip_file(module(state), {}))
+    refused(tmp_path, zip_file(Call(Name("__torch__.net", "Net"), (), b"\x81"), {}))
+
+
 def attacks(canary):
     """Pickles that would touch the file `canary`, or get hold of what could."""
     system, touch = Name("os", "system"), (f"touch {canary}",)
@@ -242,6 +281,10 @@ def attacks(canary):
         "storage by its module": Name("torch.storage", "FloatStorage"),
         "BUILD of a class": Set(ordered, (None, {"__setitem__": ordered})),
         "BUILD of a class's dict": Set(ordered, {"__init__": ordered}),
+        "BUILD of a module's class": Set(Name("__torch__.net", "Net"), (None, {"x": system})),
+        "a module's arguments": Call(Name("__torch__.net", "Net"), (Call(system, touch),), b"\x81"),
+        "a module by call": Call(Name("__torch__.os", "system"), touch),
+        "a module's state": module({"x": Call(system, touch)}),
         "BUILD of text": Set(Name("torch", "FloatStorage"), {"x": 1}),
         "text is not callable": Call(Name("torch", "FloatStorage"), (1,)),
         "EXT": Raw(b"\x82\x01"),

@@ -1,10 +1,9 @@
-"""Inception's weights: the table of layers, where files come from, and what is made of them."""
+"""Where Inception's weights come from, and what is kept of them."""
 
 import hashlib
 import http.server
 import io
 import os
-import pathlib
 import pickle
 import socket
 import threading
@@ -13,54 +12,20 @@ import time
 import numpy as np
 import pytest
 from helpers.tiny import flagged
-from helpers.torch_files import FORMATS, legacy, same, zipped
+from helpers.torch_files import legacy, same, zipped
+from helpers.weights import shrink, small, write
 
-from bloodjax.features.inception import weights
+from bloodjax.features.inception import conversion, weights
+from bloodjax.features.inception.layers import CONVS
 from bloodjax.runtime import download
 
 NOWHERE = "http://127.0.0.1:9/inception.pth"  # the discard port: refused at once
-LAYERS = {"Conv2d_1a_3x3": (3, 2, 3, 3), "Mixed_6b.branch7x7_2": (4, 3, 1, 7)}
 ENDLESS = 20_000  # times a body: more than anyone reads who knows how long the file is
-TABLE = "bd04e829988dd22dd0bbf9e499a87af311ed57c1b4309a9d20a907d8ed4123d4"
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-@pytest.fixture(params=FORMATS)
-def form(request):
-    return FORMATS[request.param]
-
-
-# ---- the table of layers -----------------------------------------------------------------------
-
-
-def test_table():
-    """Count, elements and digest of what pytorch-fid's network itself lists."""
-    shapes = {"fc.weight": weights.FC, "fc.bias": weights.FC[:1]}
-    for name, shape in weights.CONVS.items():
-        shapes[f"{name}.conv.weight"] = shape
-        shapes |= {f"{name}.bn.{part}": shape[:1] for part in weights.NORM}
-    assert len(weights.CONVS) == 94 and len(shapes) == 566 - 94
-    assert sum(np.prod(shape) for shape in shapes.values()) == 23_885_486 - 94
-    text = "\n".join(sorted(f"{name} {list(shape)}" for name, shape in shapes.items()))
-    assert hashlib.sha256(text.encode()).hexdigest() == TABLE
-
-
-def test_published_names_agree():
-    assert weights.PUBLISHED[:8] in weights.FILE and len(weights.PUBLISHED) == 64
-    assert [url.endswith(".pth") and weights.PUBLISHED[:8] in url for url in weights.URLS] == [
-        True
-    ] * 2
-
-
-# ---- this network's weights --------------------------------------------------------------------
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty home directory, no settings, no network, and a network of two layers."""
+    """An empty home directory, no settings, no wheel, no network, and a network of two layers."""
     for name in (weights.VARIABLE, "TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "USERPROFILE", "LOCALAPPDATA"):
@@ -68,136 +33,32 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(weights.pooch, "os_cache", lambda name: tmp_path / "cache" / name)
     monkeypatch.setattr(weights, "URLS", (NOWHERE, f"{NOWHERE}?mirror"))
-    monkeypatch.setattr(weights, "CONVS", LAYERS)
-    monkeypatch.setattr(weights, "FC", (5, 4))
+    monkeypatch.setattr(weights, "WHEEL", "no-such-wheel")
+    shrink(monkeypatch)
     return tmp_path
 
 
-def small(seed=0, counters=True, **changes):
-    """Weights of that network; `changes` replace arrays, None drops one. No dots: __ for them."""
-    draw, held = rng(seed).random, {}
-    for name, shape in LAYERS.items():
-        held[f"{name}.conv.weight"] = draw(shape) - 0.5
-        held |= {f"{name}.bn.{part}": draw(shape[0]) for part in weights.NORM}
-    held |= {"fc.weight": draw((5, 4)), "fc.bias": draw(5)}
-    held = {name: x.astype(np.float32) for name, x in held.items()}
-    if counters:
-        held |= {f"{name}.bn.num_batches_tracked": np.array(0) for name in LAYERS}
-    held |= {name.replace("__", "."): x for name, x in changes.items()}
-    return {name: x for name, x in held.items() if x is not None}
-
-
-def write(path, raw=None):
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(legacy(small()) if raw is None else raw)
-    return path
-
-
 def publish(monkeypatch, raw):
-    monkeypatch.setattr(weights, "PUBLISHED", hashlib.sha256(raw).hexdigest())
+    """Make these bytes the published file."""
+    monkeypatch.setattr(weights, "PTH_SHA256", hashlib.sha256(raw).hexdigest())
+    monkeypatch.setattr(weights, "PUBLISHED", {weights.PTH_SHA256: "pytorch-fid"})
     monkeypatch.setattr(weights, "SIZE", len(raw))
     return raw
+
+
+def file_digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def heard(capsys):
     return capsys.readouterr().err.splitlines()
 
 
-@pytest.mark.parametrize("counters", [True, False])
-def test_read(home, form, counters):
-    same(weights.read(write(home / "w", form(small(counters=counters)))), small(counters=False))
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_other_floats_become_float32(home, form, dtype):
-    arrays = {name: x.astype(dtype) for name, x in small(counters=False).items()}
-    expected = {name: x.astype(np.float32) for name, x in arrays.items()}
-    same(weights.read(write(home / "w", form(arrays))), expected)
-
-
-KERNEL = "Mixed_6b__branch7x7_2__conv__weight"
-NAN, LARGE = np.full((5, 4), np.nan, np.float32), np.full((5, 4), 1e300)
-WRONG = {
-    "missing": ({KERNEL: None}, "Mixed_6b.branch7x7_2.conv.weight is missing", "(4, 3, 1, 7)"),
-    "turned": ({KERNEL: np.zeros((4, 3, 7, 1), "f")}, "(4, 3, 7, 1)", "(4, 3, 1, 7)"),
-    "torchvision's classes": (
-        {"fc__weight": np.zeros((3, 4), "f")},
-        "fc.weight is (3, 4)",
-        "(5, 4)",
-    ),
-    "more": (
-        {"AuxLogits__fc__bias": np.zeros(2, "f")},
-        "AuxLogits.fc.bias is (2,)",
-        "no such tensor",
-    ),
-    "odd": ({"a\nb" * 1000: np.zeros(2, "f"), "b": np.zeros(2, "f")}, "[...] (and 1 more", "FID's"),
-    "no classifier": ({"fc__bias": None}, "fc.bias is missing", "(5,)"),
-    "another counter": (
-        {"fc__bn__num_batches_tracked": np.array(0)},
-        "fc.bn.num",
-        "no such tensor",
-    ),
-    "not a number": ({"fc__weight": NAN}, "fc.weight", "finite"),
-    "too large": ({"fc__weight": LARGE}, "fc.weight (float64)", "finite"),
-    "integers": ({"fc__bias": np.arange(5)}, "fc.bias (int64)", "finite floats"),
-    "variance": (
-        {"Conv2d_1a_3x3__bn__running_var": np.array([1, -2, 3], "f")},
-        "Conv2d_1a_3x3.bn.running_var is down to -2.0",
-        ">= 0",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_tensors_are_named(home, form, case):
-    changes, *said = WRONG[case]
-    path = write(home / "w", form(small(**changes)))
-    with pytest.raises(ValueError) as error:
-        weights.load(str(path))
-    for part in (f"{path}: ", *said, f"download it again from {NOWHERE}"):
-        assert part in str(error.value)
-    assert "\n" not in str(error.value) and not (home / "cache").exists()
-
-
-def test_several_wrong_tensors_are_counted(home):
-    path = write(home / "w", legacy(small(fc__bias=None, fc__weight=None, more=np.zeros(1, "f"))))
-    with pytest.raises(ValueError, match=r"fc.bias is missing.*\(and 2 more differences\)"):
-        weights.read(path)
-
-
-def test_a_damaged_file_says_how_to_get_another(home):
-    path = write(home / "w", legacy(small())[:-1])
-    with pytest.raises(ValueError, match=f"{path}.*announced as.*download it again from http"):
-        weights.load(str(path))
-
-
-def naive(state, name, x, epsilon):
-    """BatchNorm (Ioffe & Szegedy, algorithm 1) of a convolution, pixel by pixel; x [h, w, in]."""
-    kernel = state[f"{name}.conv.weight"].astype(float)
-    gamma, beta, mean, var = (state[f"{name}.bn.{part}"].astype(float) for part in weights.NORM)
-    out, _, h, w = kernel.shape
-    y = np.zeros((x.shape[0] - h + 1, x.shape[1] - w + 1, out))
-    for i, j, o in np.ndindex(y.shape):
-        patch = x[i : i + h, j : j + w].transpose(2, 0, 1)
-        y[i, j, o] = (patch * kernel[o]).sum()
-    return gamma * (y - mean) / np.sqrt(var + epsilon) + beta
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_fold_is_convolution_then_normalisation(home, name):
-    state = small(counters=False)
-    folded = weights.fold(state)
-    assert {x.dtype for x in folded.values()} == {np.dtype(np.float64)}
-    kernel, bias = folded[f"{name}.kernel"], folded[f"{name}.bias"]
-    h, w, into, out = kernel.shape
-    assert LAYERS[name] == (out, into, h, w)
-    x = rng(1).normal(size=(4, 9, into))
-    patches = np.lib.stride_tricks.sliding_window_view(x, (h, w), (0, 1))
-    found = np.einsum("ijchw,hwco->ijo", patches, kernel) + bias
-    np.testing.assert_allclose(found, naive(state, name, x, 1e-3), rtol=1e-12, atol=1e-12)
-    np.testing.assert_array_equal(folded["fc.kernel"], state["fc.weight"].T.astype(float))
-    np.testing.assert_array_equal(folded["fc.bias"], state["fc.bias"].astype(float))
+def test_published_names_agree():
+    assert weights.PTH_SHA256[:8] in weights.FILE
+    assert all(len(digest) == 64 for digest in (*weights.PUBLISHED, weights.TENSORS))
+    assert all(url.endswith(".pth") and "6726825d" in url for url in weights.URLS)
+    assert len(weights.URLS) == 2
 
 
 # ---- places ------------------------------------------------------------------------------------
@@ -215,12 +76,12 @@ def test_order_of_places(home, monkeypatch):
     for label, path in reversed(expected.items()):
         write(path, raw)
         assert [there for _, _, there in weights.places()][list(expected).index(label)]
-        assert weights._find("") == (path, weights.PUBLISHED)
+        assert weights.find("") == (path, weights.PTH_SHA256) and weights.load().published
     other = write(home / "env.pth", legacy(small(1)))
     monkeypatch.setenv(weights.VARIABLE, "~/env.pth")
-    assert weights.load()[0] == hashlib.sha256(other.read_bytes()).hexdigest() != weights.PUBLISHED
+    assert weights.load()[:2] == ("env.pth", False)
     given = write(home / "given.pth", legacy(small(2)))
-    assert weights.load(str(given))[0] == hashlib.sha256(given.read_bytes()).hexdigest()
+    assert weights.load(str(given)).title == "given.pth"
     found = weights.places(str(given))
     assert [(label, path) for label, path, _ in found] == [
         ("weights", given),
@@ -264,6 +125,33 @@ def test_an_npz_is_refused(home):
         weights.load(str(home / "w.npz"))
 
 
+def test_the_wheel_is_found_without_importing_it(home, monkeypatch):
+    folder = home / "site"
+    info = write(folder / "no_such_wheel-0.1.dist-info/METADATA", b"Name: no-such-wheel\n")
+    write(info.with_name("RECORD"), b"no_such_wheel/__init__.py,,\nno_such_wheel/default_1.pt,,\n")
+    write(folder / "no_such_wheel/__init__.py", b"raise ImportError('imported')")
+    file = write(folder / "no_such_wheel/default_1.pt", legacy(small()))
+    monkeypatch.syspath_prepend(folder)
+    assert ("no-such-wheel", file, True) in weights.places()
+    with pytest.raises(download.Unavailable):  # other bytes than the published ones
+        weights.load()
+    monkeypatch.setattr(weights, "PUBLISHED", {file_digest(file): "no-such-wheel 0.1"})
+    found = weights.load()
+    assert found.published and found.title == "no-such-wheel 0.1"
+
+
+def test_known_tensors_count_as_published_in_any_file(home, monkeypatch):
+    monkeypatch.setattr(weights, "TENSORS", conversion.digest_tensors(small()))
+    assert weights.load(str(write(home / "other.pth", zipped(small())))).published
+    assert not weights.load(str(write(home / "more.pth", zipped(small(1))))).published
+
+
+def test_a_damaged_file_gets_the_command_for_a_whole_one(home):
+    path = write(home / "w", legacy(small())[:-1])
+    with pytest.raises(ValueError, match=f"{path}.*announced as.*get the published weights: pip"):
+        weights.load(str(path))
+
+
 # ---- conversion --------------------------------------------------------------------------------
 
 
@@ -281,16 +169,16 @@ def kept(home):
 
 def test_converted_once(home, folds, capsys):
     path = write(home / "w.pth")
-    sha256, params = weights.load(str(path))
-    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    same(params, {name: x.astype(np.float32) for name, x in weights.fold(small()).items()})
-    assert kept(home) == [f"inception-{sha256[:16]}.npz"] and len(folds) == 2
+    first = weights.load(str(path))
+    assert first.sha256 == conversion.digest_tensors(small())
+    same(first.params, {name: x.astype(np.float32) for name, x in conversion.fold(small()).items()})
+    assert kept(home) == [f"inception-{file_digest(path)[:16]}.npz"] and len(folds) == 1
     again = weights.load(str(path))
-    assert again[0] == sha256 and len(folds) == 2 and heard(capsys) == []
-    same(again[1], params)
+    assert again[:3] == first[:3] and len(folds) == 1 and heard(capsys) == []
+    same(again.params, first.params)
     other = weights.load(str(write(home / "w.pth", zipped(small(1)))))  # same name, other content
-    assert len(folds) == 3 and len(kept(home)) == 2
-    assert not np.array_equal(other[1]["fc.bias"], params["fc.bias"])
+    assert len(folds) == 2 and len(kept(home)) == 2
+    assert not np.array_equal(other.params["fc.bias"], first.params["fc.bias"])
 
 
 class Bomb:
@@ -311,7 +199,9 @@ def damages(raw):
     others = (held[name] + 1, held[name][None], held[name].astype(float), held[name].view(np.int32))
     changed = [rest | {name: x} for x in (*others, np.array([Bomb()], object))]
     changed += [rest, rest | {"more": held[name]}, rest | {f"{name}ed": held[name]}]
-    changed += [{key: x for key, x in held.items() if key != "sha256"}]
+    changed += [
+        {key: x for key, x in held.items() if key != gone} for gone in ("tensors", "checksum")
+    ]
     for arrays in changed:
         out = io.BytesIO()
         np.savez(out, **arrays)
@@ -323,11 +213,11 @@ def damages(raw):
 
 def test_damaged_conversions_are_made_again(home, folds, capsys):
     path = write(home / "w.pth")
-    sha256, params = weights.load(str(path))
-    cached = home / "cache/bloodjax" / f"inception-{sha256[:16]}.npz"
+    params = weights.load(str(path)).params
+    cached = home / "cache/bloodjax" / f"inception-{file_digest(path)[:16]}.npz"
     for count, raw in enumerate(damages(cached.read_bytes()), start=2):
         cached.write_bytes(raw)
-        same(weights.load(str(path))[1], params)
+        same(weights.load(str(path)).params, params)
         (said,) = heard(capsys)
         assert str(cached) in said and "converted again" in said
         assert len(folds) == count and "BLOODJAX_BOMB" not in os.environ
@@ -337,11 +227,11 @@ def test_damaged_conversions_are_made_again(home, folds, capsys):
 
 def test_conversions_of_another_source_or_layout_are_not_taken(home, folds, monkeypatch):
     path, other = write(home / "w.pth"), write(home / "v.pth", legacy(small(1)))
-    sha256, params = weights.load(str(path))
-    digest, _ = weights.load(str(other))
-    folder = home / "cache/bloodjax"
-    os.replace(folder / f"inception-{digest[:16]}.npz", folder / f"inception-{sha256[:16]}.npz")
-    same(weights.load(str(path))[1], params)
+    params = weights.load(str(path)).params
+    weights.load(str(other))
+    names = (home / f"cache/bloodjax/inception-{file_digest(x)[:16]}.npz" for x in (other, path))
+    os.replace(*names)
+    same(weights.load(str(path)).params, params)
     assert len(folds) == 3
     monkeypatch.setattr(weights, "LAYOUT", weights.LAYOUT + 1)
     weights.load(str(path))
@@ -352,10 +242,10 @@ def test_a_cache_that_cannot_be_written(home, folds, capsys):
     path = write(home / "w.pth")
     write(home / "cache", b"a file in the way")
     for count in (1, 2):
-        params = weights.load(str(path))[1]
+        params = weights.load(str(path)).params
         (said,) = heard(capsys)
         assert "cannot be kept" in said and len(folds) == count
-    assert params.keys() == weights.fold(small()).keys()
+    assert params.keys() == conversion.fold(small()).keys()
 
 
 def test_a_full_disk_leaves_nothing(home, monkeypatch, capsys):
@@ -381,9 +271,9 @@ def test_several_at_once(home):
     for thread in threads:
         thread.join()
     assert len(found) == 40 and len(kept(home)) == 1
-    for sha256, params in found:
-        assert sha256 == found[0][0]
-        same(params, found[0][1])
+    for each in found:
+        assert each[:3] == found[0][:3]
+        same(each.params, found[0].params)
 
 
 # ---- the download ------------------------------------------------------------------------------
@@ -427,11 +317,12 @@ def server(home, monkeypatch):
 def test_download_once(home, server, monkeypatch):
     raw = publish(monkeypatch, legacy(small()))
     server.replies = {"/first": (200, raw, len(raw))}
-    sha256, params = weights.load()
-    assert sha256 == weights.PUBLISHED and params.keys() == weights.fold(small()).keys()
+    first = weights.load()
+    assert first.published and first.title == "pytorch-fid"
+    assert first.params.keys() == conversion.fold(small()).keys()
     weights.load()
     assert server.hits == ["/first"]
-    assert kept(home) == [f"inception-{sha256[:16]}.npz", weights.FILE]
+    assert kept(home) == [f"inception-{weights.PTH_SHA256[:16]}.npz", weights.FILE]
     assert (home / "cache/bloodjax" / weights.FILE).read_bytes() == raw
 
 
@@ -468,7 +359,7 @@ def test_bad_replies_and_the_mirror(home, server, monkeypatch, case):
     assert case != "without end" or server.hung_up.wait(60)
     assert server.hits == ["/first", "/mirror"] and read == [] and kept(home) == []
     server.replies["/mirror"] = (200, raw, len(raw))
-    assert weights._find("") == (home / "cache/bloodjax" / weights.FILE, weights.PUBLISHED)
+    assert weights.find("") == (home / "cache/bloodjax" / weights.FILE, weights.PTH_SHA256)
 
 
 def test_offline_names_the_ways_out(home, monkeypatch):
@@ -476,7 +367,7 @@ def test_offline_names_the_ways_out(home, monkeypatch):
     with pytest.raises(download.Unavailable) as error:
         weights.load()
     said = str(error.value)
-    for part in (weights.FILE, "sha256 6726825d", "no connection", weights.URLS[0]):
+    for part in (weights.FILE, "no connection", weights.INSTALL, weights.URLS[0]):
         assert part in said
     assert f"{weights.VARIABLE}=FILE" in said and str(home / "cache") in said
     assert "\n" not in said and said.count("no connection") == 1 and kept(home) == []
@@ -496,7 +387,7 @@ def test_damaged_copies_are_skipped(home, server, monkeypatch, capsys):
     server.replies = {"/first": (200, raw, len(raw))}
     hub = write(home / ".cache/torch/hub/checkpoints" / weights.FILE, raw[:-1])
     own = write(home / "cache/bloodjax" / weights.FILE, legacy(small(1)))
-    assert weights.load()[0] == weights.PUBLISHED and server.hits == ["/first"]
+    assert weights.load().published and server.hits == ["/first"]
     said = [line for line in heard(capsys) if "damaged" in line]
     assert [str(path) in line for path, line in zip((own, hub), said, strict=True)] == [True] * 2
     assert own.read_bytes() == raw and hub.read_bytes() == raw[:-1]  # another program's: left alone
@@ -505,8 +396,8 @@ def test_damaged_copies_are_skipped(home, server, monkeypatch, capsys):
 def test_a_copy_elsewhere_saves_the_download(home, monkeypatch):
     raw = publish(monkeypatch, legacy(small()))
     write(home / ".cache/torch/hub/checkpoints" / weights.MIRRORED, raw)
-    assert weights.load()[0] == weights.PUBLISHED
-    assert kept(home) == [f"inception-{weights.PUBLISHED[:16]}.npz"]
+    assert weights.load().published
+    assert kept(home) == [f"inception-{weights.PTH_SHA256[:16]}.npz"]
 
 
 # ---- the whole network -------------------------------------------------------------------------
@@ -514,13 +405,13 @@ def test_a_copy_elsewhere_saves_the_download(home, monkeypatch):
 
 def test_full_size(state, tmp_path):
     """566 tensors of 95 MB in the published file's own format."""
-    arrays = dict(state) | {f"{name}.bn.num_batches_tracked": np.array(7) for name in weights.CONVS}
+    arrays = dict(state) | {f"{name}.bn.num_batches_tracked": np.array(7) for name in CONVS}
     path = write(tmp_path / "w.pth", legacy(arrays))
     assert len(arrays) == 566 and abs(path.stat().st_size - weights.SIZE) < 100_000
-    found = weights.read(path)
+    found = conversion.read(path)
     same(found, state)
-    folded = weights.fold(found)
+    folded = conversion.fold(found)
     assert len(folded) == 2 * 94 + 2
     assert sum(x.size for x in folded.values()) == 23_885_486 - 94 - 3 * sum(
-        shape[0] for shape in weights.CONVS.values()
+        shape[0] for shape in CONVS.values()
     )

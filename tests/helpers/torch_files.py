@@ -134,6 +134,28 @@ def zipped(arrays):
     return zip_file(Items(ORDERED, {name: whole(name, x) for name, x in arrays.items()}), arrays)
 
 
+def module(state, name="Module"):
+    """A module of TorchScript."""
+    return Set(Call(Name("__torch__.net", name), (), b"\x81"), state)
+
+
+def script(arrays):
+    """The arrays as tensors of nested modules, by dotted path, as TorchScript saves them."""
+    tree = {}
+    for path, x in arrays.items():
+        *folders, name = path.split(".")
+        inner = tree
+        for folder in folders:
+            inner = inner.setdefault(folder, {"training": False, "hook": None})
+        inner[name] = whole(path, x)
+
+    def wrap(inner):
+        return module({k: wrap(x) if isinstance(x, dict) else x for k, x in inner.items()})
+
+    sizes = Call(Name("torch.jit._pickle", "build_intlist"), ([3, 3],))
+    return zip_file(wrap(tree | {"kernel_size": sizes}), arrays)
+
+
 def safetensors_file(header, body):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body

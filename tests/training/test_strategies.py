@@ -14,7 +14,7 @@ import pytest
 from helpers.tiny import SMALL, cells
 
 from bloodjax import methods
-from bloodjax.features import bloodnet
+from bloodjax.features.bloodnet import extractor as bloodnet
 from bloodjax.sampling import sample
 from bloodjax.training import autotune, loop, step, strategies
 

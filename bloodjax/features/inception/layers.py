@@ -7,9 +7,9 @@ Shape = tuple[int, int, int, int]  # out, in, kernel height, kernel width
 
 
 def _mixed(block: str, width: int, **branches: list[tuple[int, int, int]]) -> dict[str, Shape]:
-    """The layers of a block with `width` channels in: chains of (out, kernel height, width).
+    """Return the layers of a block with `width` channels in: chains of (out, kernel height, width).
 
-    A 1×3 layer and the 3×1 after it lie beside each other: both have the same input, 384 wide.
+    A 1×3 layer and the 3×1 after it lie side by side: both have the same input, 384 wide.
     """
     shapes = {}
     for branch, layers in branches.items():

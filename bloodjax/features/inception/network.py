@@ -17,16 +17,16 @@ Params = Mapping[str, Array]
 
 
 def forward(params: Params, x: Array) -> dict[str, Array]:
-    """Features of images at every tap.
+    """Compute the features of images at every tap.
 
     Args:
         params: "<layer>.kernel" [kh, kw, in, out] and "<layer>.bias" [out], see `weights.fold`.
-        x: [N, 299, 299, 3], scaled as a protocol does; float32, or float64 as the parameters.
+        x: [N, 299, 299, 3], scaled by a protocol; float32, or float64 like the parameters.
 
     Returns:
         The means over positions, [N, 64] and so on: "64" of the first pooling's output, "192" of
         the second's, "768" of Mixed_6e's, "2048" of Mixed_7c's; and "logits", [N, 1008]. Under
-        `jax.jit`, what the caller does not use is not computed.
+        `jax.jit`, outputs that the caller does not use are not computed.
     """
     taps: dict[str, Array] = {}
     x = conv(params, "Conv2d_1a_3x3", x, 2, "VALID")
@@ -53,7 +53,7 @@ def forward(params: Params, x: Array) -> dict[str, Array]:
 
 
 def mixed_5(p: Params, x: Array) -> Array:
-    """[N, 35, 35, 192 to 288] -> [N, 35, 35, 256 or 288]."""
+    """Map [N, 35, 35, 192 to 288] to [N, 35, 35, 256 or 288]."""
     one, five, double, pooled = heads(p, x, "branch1x1", "branch5x5_1", "branch3x3dbl_1")
     five = conv(p, "branch5x5_2", five)
     double = conv(p, "branch3x3dbl_3", conv(p, "branch3x3dbl_2", double))
@@ -61,7 +61,7 @@ def mixed_5(p: Params, x: Array) -> Array:
 
 
 def mixed_6a(p: Params, x: Array) -> Array:
-    """[N, 35, 35, 288] -> [N, 17, 17, 768]."""
+    """Map [N, 35, 35, 288] to [N, 17, 17, 768]."""
     double = conv(p, "branch3x3dbl_2", conv(p, "branch3x3dbl_1", x))
     double = conv(p, "branch3x3dbl_3", double, 2, "VALID")
     three = conv(p, "branch3x3", x, 2, "VALID")
@@ -69,7 +69,7 @@ def mixed_6a(p: Params, x: Array) -> Array:
 
 
 def mixed_6(p: Params, x: Array) -> Array:
-    """[N, 17, 17, 768] -> the same shape."""
+    """Map [N, 17, 17, 768] to the same shape."""
     one, seven, double, pooled = heads(p, x, "branch1x1", "branch7x7_1", "branch7x7dbl_1")
     seven = conv(p, "branch7x7_3", conv(p, "branch7x7_2", seven))
     for i in (2, 3, 4, 5):
@@ -78,7 +78,7 @@ def mixed_6(p: Params, x: Array) -> Array:
 
 
 def mixed_7a(p: Params, x: Array) -> Array:
-    """[N, 17, 17, 768] -> [N, 8, 8, 1280]."""
+    """Map [N, 17, 17, 768] to [N, 8, 8, 1280]."""
     three, seven = map(jax.nn.relu, pointwise(p, x, "branch3x3_1", "branch7x7x3_1"))
     three = conv(p, "branch3x3_2", three, 2, "VALID")
     seven = conv(p, "branch7x7x3_3", conv(p, "branch7x7x3_2", seven))
@@ -87,13 +87,13 @@ def mixed_7a(p: Params, x: Array) -> Array:
 
 
 def mixed_7b(p: Params, x: Array) -> Array:
-    """[N, 8, 8, 1280] -> [N, 8, 8, 2048]."""
+    """Map [N, 8, 8, 1280] to [N, 8, 8, 2048]."""
     one, three, double, pooled = heads(p, x, "branch1x1", "branch3x3_1", "branch3x3dbl_1")
     return jnp.concatenate([one, *crosses(p, three, double), pooled], axis=-1)
 
 
 def mixed_7c(p: Params, x: Array) -> Array:
-    """[N, 8, 8, 2048] -> the same shape. Its pooling is by maximum: so is the graph of 2015."""
+    """Map [N, 8, 8, 2048] to the same shape; pools by maximum, as the graph of 2015."""
     names = "branch1x1", "branch3x3_1", "branch3x3dbl_1"
     one, three, double = map(jax.nn.relu, pointwise(p, x, *names))
     pooled = conv(p, "branch_pool", max_pool(x, 1))
@@ -101,7 +101,7 @@ def mixed_7c(p: Params, x: Array) -> Array:
 
 
 def crosses(p: Params, three: Array, double: Array) -> list[Array]:
-    """The two branches of Mixed_7b and 7c that end in a row and a column beside each other."""
+    """Return the branches of Mixed_7b and 7c that end in a row and a column side by side."""
     double = conv(p, "branch3x3dbl_2", double)
     ends = (("branch3x3_2", three), ("branch3x3dbl_3", double))
     return [conv(p, name + end, x) for name, x in ends for end in "ab"]
@@ -111,16 +111,17 @@ def crosses(p: Params, three: Array, double: Array) -> list[Array]:
 
 
 def within(params: Params, block: str) -> Params:
-    """The parameters of one block, under the names that its layers have in it."""
+    """Select the parameters of one block, under the names of its layers."""
     return {k.removeprefix(f"{block}."): v for k, v in params.items() if k.startswith(f"{block}.")}
 
 
 def conv(p: Params, name: str, x: Array, stride: int = 1, padding: str = "SAME") -> Array:
-    """Convolution, bias and ReLU."""
+    """Apply convolution, bias and ReLU."""
     return jax.nn.relu(convolve(x, p[f"{name}.kernel"], stride, padding) + p[f"{name}.bias"])
 
 
 def convolve(x: Array, kernel: Array, stride: int = 1, padding: str = "SAME") -> Array:
+    """Convolve NHWC images with an HWIO kernel, in full float32."""
     order = ("NHWC", "HWIO", "NHWC")
     strides = (stride, stride)
     return lax.conv_general_dilated(
@@ -129,7 +130,7 @@ def convolve(x: Array, kernel: Array, stride: int = 1, padding: str = "SAME") ->
 
 
 def pointwise(p: Params, x: Array, *names: str) -> list[Array]:
-    """The 1×1 convolutions `names` of one input, before ReLU, computed as one: x is read once."""
+    """Apply the 1×1 convolutions `names` to one input as one, which reads x once; no ReLU."""
     kernels, biases = ([p[f"{name}.{kind}"] for name in names] for kind in ("kernel", "bias"))
     y = convolve(x, jnp.concatenate(kernels, axis=-1)) + jnp.concatenate(biases)
     widths = [len(b) for b in biases]
@@ -137,28 +138,29 @@ def pointwise(p: Params, x: Array, *names: str) -> list[Array]:
 
 
 def heads(p: Params, x: Array, *names: str) -> list[Array]:
-    """How most blocks begin: 1×1 convolutions, and one of the average of 3×3 neighbours.
+    """Return the first layers of most blocks: 1×1 convolutions, the last one after a 3×3 average.
 
-    The average comes after that convolution, which it commutes with: of fewer channels.
+    The average follows its convolution, with which it commutes: it has fewer channels there.
     """
-    *others, pooled = pointwise(p, x, *names, "branch_pool")
-    return [*map(jax.nn.relu, others), jax.nn.relu(average_pool(pooled))]
+    *branches, pooled = pointwise(p, x, *names, "branch_pool")
+    return [*map(jax.nn.relu, branches), jax.nn.relu(average_pool(pooled))]
 
 
 def max_pool(x: Array, stride: int) -> Array:
-    """The greatest of 3×3 neighbours: stride 1 within borders of -inf, stride 2 without borders."""
+    """Return the maximum of 3×3 pixels: stride 1 within borders of -inf, stride 2 without."""
     return pool(x, jnp.maximum, stride, -jnp.inf)
 
 
 def average_pool(x: Array) -> Array:
-    """The mean of 3×3 neighbours; at the border, of those that there are."""
+    """Average 3×3 pixels; at the border, those inside the image."""
     counts = pool(jnp.ones((1, *x.shape[1:3], 1), x.dtype), jnp.add, 1, 0.0)
     return pool(x, jnp.add, 1, 0.0) / counts
 
 
 def pool(x: Array, merge: Callable[[Array, Array], Array], stride: int, border: float) -> Array:
-    """3×3 pooling, rows and then columns, of shifted slices: XLA:CPU fuses those, and takes five
-    times as long for `lax.reduce_window`.
+    """Pool 3×3 pixels, rows and then columns, by shifted slices.
+
+    XLA:CPU fuses those; `lax.reduce_window` takes five times as long there.
     """
     if stride == 1:
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border)

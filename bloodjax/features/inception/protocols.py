@@ -1,4 +1,4 @@
-"""What an image goes through before InceptionV3: each protocol's resizing and scaling.
+"""The resizing and scaling of images before InceptionV3, by protocol.
 
 The same images score differently under different protocols, so every result names its own. All
 resizing here is separable and linear: two small matrices per image size, one for each axis.
@@ -14,31 +14,33 @@ SIDE = 299
 
 
 def pytorch_fid(x: Array) -> Array:
-    """pytorch-fid 0.3: torch's bilinear, [0, 255] -> [-1, 1]."""
+    """Prepare images as pytorch-fid 0.3: torch's bilinear, [0, 255] -> [-1, 1]."""
     return 2 * resample(x, half_pixel) / 255 - 1
 
 
 def torch_fidelity(x: Array) -> Array:
-    """torch-fidelity 0.4 and the TensorFlow graph of 2015-12-05: TF1's bilinear, (x - 128)/128."""
+    """Prepare images as torch-fidelity 0.4 and the graph of 2015-12-05: TF1's resizing."""
     return (resample(x, asymmetric) - 128) / 128
 
 
 def clean(x: Array) -> Array:
-    """clean-fid's `clean` (Parmar et al., 2022): Pillow's bicubic on floats, clipped but not
-    rounded, (x - 128)/128.
+    """Prepare images as clean-fid's `clean` (Parmar et al., 2022).
+
+    Pillow's bicubic on floats, clipped but not rounded, (x - 128)/128.
     """
     return (jnp.clip(resample(x, bicubic), 0, 255) - 128) / 128
 
 
 def raw_range(x: Array) -> Array:
-    """Images in [-1, 1] given to pytorch-fid, which takes them for [0, 1] and makes [-3, 1] of
-    them: a common mistake, here only to explain numbers published with it.
+    """Prepare images in [-1, 1] as pytorch-fid, which takes them for [0, 1] and yields [-3, 1].
+
+    A common mistake, here only to explain numbers published with it.
     """
     return 2 * (resample(x, half_pixel) / 127.5 - 1) - 1
 
 
-# name -> images [N, H, W, 3] of whole numbers 0..255, any dtype -> what the network expects,
-# [N, 299, 299, 3] float32, or float64 where x64 is enabled
+# name -> (images [N, H, W, 3] of whole numbers 0..255, any dtype -> the network's input,
+# [N, 299, 299, 3] float32, or float64 where x64 is enabled)
 PROTOCOLS: Mapping[str, Callable[[Array], Array]] = {
     "pytorch-fid": pytorch_fid,
     "torch-fidelity": torch_fidelity,
@@ -48,40 +50,41 @@ PROTOCOLS: Mapping[str, Callable[[Array], Array]] = {
 
 
 def resample(x: Array, matrix: Callable[[int], np.ndarray]) -> Array:
-    """[N, H, W, C] -> [N, 299, 299, C]: by matrix(H) along the rows, matrix(W) along columns."""
+    """Resize [N, H, W, C] to [N, 299, 299, C] by matrix(H) along rows, matrix(W) along columns."""
     x = jnp.asarray(x, float)
     rows, columns = (jnp.asarray(matrix(size), x.dtype) for size in x.shape[1:3])
     return jnp.einsum("ih,nhwc,jw->nijc", rows, x, columns, precision=lax.Precision.HIGHEST)
 
 
 def half_pixel(size: int) -> np.ndarray:
-    """[299, size]: torch's bilinear with align_corners=False, not antialiased when shrinking."""
+    """Return [299, size]: torch's bilinear, align_corners=False, no antialiasing when shrinking."""
     return bilinear(size, 0.5)
 
 
 def asymmetric(size: int) -> np.ndarray:
-    """[299, size]: TensorFlow 1's bilinear, corner on corner: what it enlarges moves up and left
-    by nearly half a pixel.
+    """Return [299, size]: TensorFlow 1's bilinear, corner on corner.
+
+    Enlarged images move up and left by nearly half a pixel.
     """
     return bilinear(size, 0.0)
 
 
 def bilinear(size: int, centre: float) -> np.ndarray:
-    """[299, size] weights of the two nearest pixels, where pixel i has its middle at i + centre.
+    """Return [299, size]: weights of the two nearest pixels; pixel i has its middle at i + centre.
 
     The originals keep ratio and positions in float32. At 640 pixels that is worth 0.02 of 255
     grey levels, so it is kept here.
     """
     ratio = float(np.float32(size / SIDE))
-    at = np.float32((np.arange(SIDE) + centre) * ratio - centre).clip(0, size - 1)
-    return np.maximum(0, 1 - abs(np.float64(at)[:, None] - np.arange(size)))
+    place = ((np.arange(SIDE) + centre) * ratio - centre).astype(np.float32).clip(0, size - 1)
+    return np.maximum(0, 1 - abs(place.astype(np.float64)[:, None] - np.arange(size)))
 
 
 def bicubic(size: int) -> np.ndarray:
-    """[299, size]: Pillow's bicubic, Keys (1981) with a = -1/2, widened when shrinking."""
+    """Return [299, size]: Pillow's bicubic, Keys (1981) with a = -1/2, widened when shrinking."""
     ratio = size / SIDE
-    at = (np.arange(SIDE) + 0.5) * ratio - 0.5
-    x = abs(at[:, None] - np.arange(size)) / max(ratio, 1)
+    place = (np.arange(SIDE) + 0.5) * ratio - 0.5
+    x = abs(place[:, None] - np.arange(size)) / max(ratio, 1)
     near, far = (1.5 * x - 2.5) * x**2 + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
     weights = np.where(x < 1, near, np.where(x < 2, far, 0))
     return weights / weights.sum(axis=1, keepdims=True)

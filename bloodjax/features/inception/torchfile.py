@@ -1,7 +1,7 @@
-"""Tensors out of PyTorch's and safetensors' files, without PyTorch and without trust.
+"""Read tensors from PyTorch's and safetensors' files, without PyTorch and without trust.
 
 A .pth file holds pickles, and a pickle may call anything when it is loaded. Here it finds only the
-few names that tensors are made of, which stand for inert records, and every number is checked.
+few names that tensors and modules consist of, as inert records, and every number is checked.
 
 Formats: torch/serialization.py (`_legacy_save` until PyTorch 1.6, `_save` since) and safetensors'
 README.
@@ -16,13 +16,13 @@ import struct
 import textwrap
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a legacy file begins
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two objects of a legacy file
 MOST_MEMOS = 1 << 20  # objects that a pickle may number; a state dict has some ten a tensor
 STORAGES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2"}
 STORAGES |= {"LongStorage": "<i8", "IntStorage": "<i4"}
@@ -30,11 +30,11 @@ SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<
 
 
 class _Storage(NamedTuple):
-    """`count` numbers of `dtype` that lie elsewhere in the file, under `key`."""
+    """`length` numbers of `dtype` elsewhere in the file, under `key`."""
 
     dtype: str
     key: str
-    count: int
+    length: int
 
 
 class _Tensor(NamedTuple):
@@ -46,17 +46,28 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-def read(file: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict, or of {"state_dict": state dict}.
+class _Module:
+    """A module of TorchScript: its state, and no behaviour."""
 
-    The format is told from the content: .pth, before or since PyTorch 1.6, or .safetensors.
+    __slots__ = ("state",)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def read(file: Path) -> dict[str, np.ndarray]:
+    """Read the tensors of a state dict, of {"state_dict": state dict}, or of a TorchScript module.
+
+    The content decides the format: .pth, before or since PyTorch 1.6, .pt of TorchScript, or
+    .safetensors.
 
     Returns:
-        {name: read-only array of the file's dtype, in PyTorch's layout}.
+        {name: read-only array of the file's dtype, in PyTorch's layout}, in the order of the file;
+        names of a module are dotted paths.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is none of these, damaged, or asks for more than tensors.
+        ValueError: another format, a damaged file, or one that asks for more than tensors.
     """
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file")
@@ -65,9 +76,9 @@ def read(file: Path) -> dict[str, np.ndarray]:
     raw = file.read_bytes()
     try:
         return _format(raw)(raw)
-    except Exception as error:  # whatever foreign bytes make the parsers below say
-        said = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        found = textwrap.shorten(said, 200)
+    except Exception as error:  # any error that foreign bytes cause in the parsers below
+        name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        found = textwrap.shorten(f"{name}{error}", 200)
     raise ValueError(f"{file}: {found}; expected a whole .pth or .safetensors file")
 
 
@@ -90,14 +101,17 @@ def _zip(raw: bytes) -> dict[str, np.ndarray]:
         roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise ValueError(f"a zip file of {', '.join(names[:3])}, not of one data.pkl")
-        if sum(member.file_size for member in archive.infolist()) > len(raw):
+        root = roots[0]
+        used = (f"{root}data.pkl", f"{root}byteorder", f"{root}data/")  # not TorchScript's code
+        sizes = [m.file_size for m in archive.infolist() if m.filename.startswith(used)]
+        if sum(sizes) > len(raw):
             raise ValueError("a zip file that would grow: compressed, or its parts overlap")
-        order = f"{roots[0]}byteorder"
+        order = f"{root}byteorder"
         if order in names and archive.read(order) != b"little":
             raise ValueError(f"byte order {archive.read(order)[:16]!r}, not little")
-        with io.BytesIO(archive.read(f"{roots[0]}data.pkl")) as stream:
+        with io.BytesIO(archive.read(f"{root}data.pkl")) as stream:
             tree, storages = _unpickle(stream)
-        return _tensors(tree, {s: archive.read(f"{roots[0]}data/{s.key}") for s in storages})
+        return _tensors(tree, {s: archive.read(f"{root}data/{s.key}") for s in storages})
 
 
 def _legacy(raw: bytes) -> dict[str, np.ndarray]:
@@ -112,8 +126,8 @@ def _legacy(raw: bytes) -> dict[str, np.ndarray]:
     for key in _unpickle(stream)[0]:
         storage = by_key[key]
         (count,) = struct.unpack("<q", stream.read(8))
-        if count != storage.count:
-            raise ValueError(f"storage {key!r} of {count} numbers, announced as {storage.count}")
+        if count != storage.length:
+            raise ValueError(f"storage {key!r} of {count} numbers, announced as {storage.length}")
         content[storage] = stream.read(count * np.dtype(storage.dtype).itemsize)
     return _tensors(tree, content)
 
@@ -141,15 +155,16 @@ def _safetensors(raw: bytes) -> dict[str, np.ndarray]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds nothing but what plain tensors are made of; notes the storages that it meets."""
+    """Finds only the parts of tensors and modules, and collects the storages they refer to."""
 
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__(stream)
         self.storages: set[_Storage] = set()
 
     def find_class(self, module: str, name: str) -> Any:
-        # What is found may be called, and its attributes set: so text, new functions, or a class
-        # that cannot be changed.
+        """Return an inert stand-in for a global name; refuse names that tensors do not need."""
+        # The file may call the result and set its attributes. So it is text, a new function or
+        # class, or a class that cannot be changed.
         match module, name:
             case "collections", "OrderedDict":
                 return OrderedDict
@@ -159,25 +174,30 @@ class _Unpickler(pickle.Unpickler):
                 return lambda tensor, *_: tensor
             case "torch" | "torch.cuda", _ if name in STORAGES:
                 return STORAGES[name]
+            case "torch.jit._pickle", "build_intlist":
+                return lambda *_: None
+            case _ if module.startswith("__torch__."):
+                return type("_Module", (_Module,), {"__slots__": ()})
         raise ValueError(f"asks for {f'{module}.{name}'[:100]!r}, refused: not part of a tensor")
 
     def persistent_load(self, pid: Any) -> _Storage:
+        """Return the record of a storage; refuse every other reference."""
         match pid:
-            case ("storage", str(dtype), str(key), _, int(count), *view) if (
+            case ("storage", str(dtype), str(key), _, int(length), *view) if (
                 dtype in STORAGES.values() and not any(view)
             ):
-                storage = _Storage(dtype, key, count)
+                storage = _Storage(dtype, key, length)
                 self.storages.add(storage)
                 return storage
         raise ValueError("refers to something outside the pickle that is no storage")
 
 
 def _unpickle(stream: BinaryIO) -> tuple[Any, set[_Storage]]:
-    """The object that is pickled next in the stream, and the storages that it refers to."""
+    """Read the next pickled object of the stream, and the storages that it refers to."""
     start = stream.tell()
     for opcode, value, _ in pickletools.genops(stream):
-        # CPython makes room for twice as many at once
-        if opcode.name in ("PUT", "LONG_BINPUT") and value > MOST_MEMOS:
+        # CPython allocates room for twice that number at once
+        if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(value, int) and value > MOST_MEMOS:
             raise ValueError(f"numbers an object {value}, more than a state dict has")
     stream.seek(start)
     unpickler = _Unpickler(stream)
@@ -185,19 +205,24 @@ def _unpickle(stream: BinaryIO) -> tuple[Any, set[_Storage]]:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> _Tensor:
-    """A view that lies within its storage and is no larger: it takes no memory of its own."""
+    """Return a view; refuse one that leaves its storage or is larger, and would take memory."""
     if type(storage) is not _Storage or min([offset, *shape, *strides]) < 0:
         raise ValueError("a tensor that is not a view into a storage")
     last = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     size = math.prod(shape)
-    if size > storage.count or offset + (last if size else -1) >= storage.count:
+    if size > storage.length or offset + (last if size else -1) >= storage.length:
         found = f"{list(shape)} with strides {list(strides)} from {offset}"
-        raise ValueError(f"a tensor {found} in a storage of {storage.count} numbers")
+        raise ValueError(f"a tensor {found} in a storage of {storage.length} numbers")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
 def _tensors(tree: Any, content: Mapping[_Storage, bytes]) -> dict[str, np.ndarray]:
-    """The arrays of a state dict. `dict.get(x)`, not `x.get()`, which the file may have set."""
+    """Return the arrays of a state dict or module.
+
+    It calls `dict.get(x)`, not `x.get()`, which the file may have replaced.
+    """
+    if isinstance(tree, _Module):
+        tree = dict(_flatten(tree, "", set()))
     if isinstance(tree, dict) and isinstance(dict.get(tree, "state_dict"), dict):
         tree = dict.get(tree, "state_dict")
     if not isinstance(tree, dict):
@@ -208,8 +233,20 @@ def _tensors(tree: Any, content: Mapping[_Storage, bytes]) -> dict[str, np.ndarr
             raise ValueError(f"{name!r:.80} is a {type(tensor).__name__}, not a tensor")
         storage, offset, shape, strides = tensor
         raw, size = content.get(storage, b""), np.dtype(storage.dtype).itemsize
-        if len(raw) != storage.count * size:
-            raise ValueError(f"{name} in {len(raw)} bytes, announced as {storage.count * size}")
+        if len(raw) != storage.length * size:
+            raise ValueError(f"{name} in {len(raw)} bytes, announced as {storage.length * size}")
         steps = [size * stride for stride in strides]
         tensors[name] = np.ndarray(shape, storage.dtype, raw, size * offset, steps)
     return tensors
+
+
+def _flatten(module: _Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, _Tensor]]:
+    """Yield the tensors of a module and of those inside it, by dotted path."""
+    if id(module) in seen:  # a few that hold each other twice would have billions of paths
+        raise ValueError(f"{prefix!r:.80} is a module that the file has twice")
+    seen.add(id(module))
+    for name, value in dict.items(module.state):
+        if type(value) is _Tensor:
+            yield f"{prefix}{name}", value
+        elif isinstance(value, _Module):
+            yield from _flatten(value, f"{prefix}{name}.", seen)

@@ -9,33 +9,34 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bloodjax.data import SPLITS, Dataset, bloodmnist, join
+from bloodjax.data.dataset import SPLITS, Dataset, join
+from bloodjax.data.sources import bloodmnist
 from bloodjax.runtime.download import Unavailable
 
 
 def load(path: str = "", split: str = "all") -> Dataset:
-    """Read the package's own file, which it downloads into ~/.medmnist first if need be.
+    """Read the package's own file; the package downloads it into ~/.medmnist first if needed.
 
     Args:
-        path: FLAG or FLAG:SIZE, e.g. "pathmnist" or "bloodmnist:64"; SIZE is 28 where none is
-            given. Empty: "bloodmnist".
+        path: FLAG or FLAG:SIZE, e.g. "pathmnist" or "bloodmnist:64"; SIZE defaults to 28. Empty:
+            "bloodmnist".
         split: "all" (train, val, test in this order), "train", "val" or "test".
 
     Returns:
-        images uint8 [N, SIZE, SIZE, C] (C = 1 where they are grey), labels int32 [N]; called as the
-        package's file is, FLAG or FLAG_SIZE; its classes, but BloodMNIST's as BloodNet knows them.
+        images uint8 [N, SIZE, SIZE, C] (grey: C = 1), labels int32 [N]; named FLAG or FLAG_SIZE
+        after the package's file. Classes are the package's; BloodMNIST's are BloodNet's.
 
     Raises:
         ValueError: no such flag or size, volumes, or a set of several labels an image.
-        Unavailable: no package, or no file and it cannot be downloaded; says the ways out.
+        Unavailable: no package, or no file and it cannot be downloaded; names the remedies.
     """
-    info, kinds, sizes = _package()
+    info, kinds, sizes = _import_package()
     flag, _, size = (path or "bloodmnist").partition(":")
     size = size or "28"
     if flag not in kinds or size not in sizes:
         raise ValueError(
-            f"data.path={path!r}: expected FLAG or FLAG:SIZE; FLAG, one of those in two dimensions "
-            f"with one label an image: {', '.join(kinds)}; SIZE: {', '.join(sizes)}"
+            f"data.path={path!r}: expected FLAG or FLAG:SIZE; FLAG, one of the two-dimensional "
+            f"sets with one label an image: {', '.join(kinds)}; SIZE: {', '.join(sizes)}"
         )
     suffix = "" if size == "28" else f"_{size}"
     wanted = [name for name in SPLITS if split in (name, "all")]
@@ -48,10 +49,11 @@ def load(path: str = "", split: str = "all") -> Dataset:
     return join(parts, bloodmnist.CLASSES if flag == "bloodmnist" else classes, flag + suffix)
 
 
-def _package() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """The package's facts by flag, its data set classes of those that fit here, their sizes."""
+def _import_package() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Return the package's facts and data set classes by flag, and the sizes."""
     try:
-        from medmnist import INFO, dataset  # late: they import torch
+        # Late, as it imports torch; pyright would find this file under the name.
+        from medmnist import INFO, dataset  # pyright: ignore
     except ImportError as error:
         reason = str(error)
         raise Unavailable(
@@ -67,19 +69,19 @@ def _package() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
 
 
 def _read(kind: Any, size: int, splits: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of each split, by the package's class `kind`."""
+    """Read images and labels of each split by the package's class `kind`."""
     parts = []
     for split in splits:
-        part = kind(split, size=size, download=not parts)  # looks at the checksum, too: once
+        part = kind(split, size=size, download=not parts)  # compares the checksum, too: once
         images = part.imgs if part.imgs.ndim == 4 else part.imgs[..., None]
         parts.append((images, part.labels[:, 0]))
     return parts
 
 
 def _refuse(name: str, url: str, error: RuntimeError) -> NoReturn:
-    """Say how to get a file that the package could not."""
+    """Explain how to get a file that the package could not download."""
     reason = error.__context__ or error
-    if not isinstance(reason, Exception):  # being stopped, which the package takes for a failure
+    if not isinstance(reason, Exception):  # SystemExit, which the package takes for a failure
         raise reason from None
     raise Unavailable(
         f"{name} is not on this machine and cannot be downloaded "

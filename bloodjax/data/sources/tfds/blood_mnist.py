@@ -6,20 +6,20 @@ Source: MedMNIST v2 (Yang et al., Scientific Data 10, 2023, 41), CC BY 4.0.
 from collections.abc import Iterator
 from typing import Any
 
-import tensorflow_datasets as tfds
+import tensorflow_datasets as tfds  # pyright: ignore # optional
 from PIL import Image
 
-from bloodjax.data import bloodmnist
+from bloodjax.data.sources import bloodmnist
 
 SHAPE = (28, 28, 3)
-SPLITS = {"train": "train", "validation": "val", "test": "test"}  # as TFDS calls them: as we do
+SPLITS = {"train": "train", "validation": "val", "test": "test"}  # TFDS's names -> ours
 
 
 class BloodMNIST(tfds.core.GeneratorBasedBuilder):
-    """What `bloodmnist.load` finds when the set is prepared, in its order, as image and label.
+    """The images and labels of `bloodmnist.load` at the time of preparation, in its order.
 
     Raises:
-        ValueError, OSError: what that raises; ValueError also if it finds another of MedMNIST's
+        ValueError, OSError: as `bloodmnist.load`; ValueError also if it finds another of MedMNIST's
             sets or sizes.
     """
 
@@ -39,7 +39,7 @@ class BloodMNIST(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        return {theirs: self._generate_examples(ours) for theirs, ours in SPLITS.items()}
+        return {name: self._generate_examples(split) for name, split in SPLITS.items()}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         cells = bloodmnist.load(split=split)

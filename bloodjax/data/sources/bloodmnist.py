@@ -11,7 +11,7 @@ from typing import NoReturn
 import numpy as np
 import pooch
 
-from bloodjax.data import SPLITS, Dataset, join
+from bloodjax.data.dataset import SPLITS, Dataset, join
 from bloodjax.runtime import download, npz
 from bloodjax.runtime.download import Unavailable
 from bloodjax.runtime.progress import console
@@ -20,7 +20,7 @@ URL = "https://zenodo.org/records/10519652/files/bloodmnist.npz?download=1"
 MD5 = "7053d0359d879ad8a5505303e11de1dc"
 FILE = "bloodmnist.npz"
 HOME = "~/.medmnist/bloodmnist.npz"  # where the medmnist package keeps it
-MOST_CLASSES = 1000  # more than this are no class labels
+MOST_CLASSES = 1000  # larger numbers are no class labels
 CLASSES = (
     "basophil",
     "eosinophil",
@@ -36,58 +36,59 @@ REMEDY = "give another MedMNIST .npz as data.path or BLOODJAX_DATA, or neither t
 
 
 def load(path: str = "", split: str = "all") -> Dataset:
-    """Read the first of `places`, else download the published file and read that.
+    """Read the first file of `places`, else download the published one.
 
     Args:
-        path: an .npz of any MedMNIST flag and size; nothing else is then looked at.
+        path: an .npz of any MedMNIST flag and size, read instead of all other places.
         split: "all" (train, val, test in this order), "train", "val" or "test".
 
     Returns:
-        images uint8 [N, H, W, C] (grey ones get C = 1) and labels int32 [N], as in the file.
+        images uint8 [N, H, W, C] (grey: C = 1) and labels int32 [N], in the order of the file.
 
     Raises:
         FileNotFoundError: `path` or BLOODJAX_DATA names a file that does not exist.
-        ValueError: the file is not in MedMNIST's layout; says what was expected.
-        Unavailable: no file is here and none can be downloaded; says the ways out.
+        ValueError: the file is not in MedMNIST's layout; names what was expected.
+        Unavailable: there is no file and none can be downloaded; names the remedies.
     """
     file = _find(path)
     parts = _read(file)
     count = 1 + max(int(labels.max()) for _, labels in parts.values())
-    blood = "bloodmnist" in file.stem.lower() and count == len(CLASSES)
-    if blood and _md5(file) != MD5:
-        said = f"{file}: not the published checksum; used as it is"
-        console.print(said, markup=False, soft_wrap=True)
+    is_blood = "bloodmnist" in file.stem.lower() and count == len(CLASSES)
+    if is_blood and _md5(file) != MD5:
+        note = f"{file}: not the published checksum; used as it is"
+        console.print(note, markup=False, soft_wrap=True)
     wanted = [parts[name] for name in SPLITS if split in (name, "all")]
-    classes = CLASSES if blood else [f"class {k}" for k in range(count)]
-    return join(wanted, classes, "bloodmnist" if blood else file.stem)
+    classes = CLASSES if is_blood else [f"class {k}" for k in range(count)]
+    return join(wanted, classes, "bloodmnist" if is_blood else file.stem)
 
 
 def places(path: str = "") -> list[tuple[str, Path, bool]]:
-    """Where a file is looked for, in this order: (what says so, the file, whether it is there).
+    """List where a file is looked for, in order: (label, file, whether it exists).
 
-    The first two are there only if set, and then decide, also if their file is missing.
+    `data.path` and BLOODJAX_DATA are listed if set; the first of them decides, even if its file is
+    missing.
     """
-    known = {
+    candidates = {
         "data.path": path,
         "BLOODJAX_DATA": os.environ.get("BLOODJAX_DATA", ""),
         "medmnist": HOME,
         "download cache": str(pooch.os_cache("bloodjax") / FILE),
     }
-    files = {label: Path(file).expanduser() for label, file in known.items() if file}
+    files = {label: Path(file).expanduser() for label, file in candidates.items() if file}
     return [(label, file, file.is_file()) for label, file in files.items()]
 
 
 def _find(path: str) -> Path:
-    for label, file, there in places(path):
+    for label, file, exists in places(path):
         if label in ("data.path", "BLOODJAX_DATA"):
             return file
-        if label == "medmnist" and there:
+        if label == "medmnist" and exists:
             return file
     return _fetch()
 
 
 def _fetch() -> Path:
-    """The published file from bloodjax's cache, downloaded into it first if missing or damaged."""
+    """Return the published file in bloodjax's cache; download it if missing or damaged."""
     try:
         return download.fetch((URL,), FILE, f"md5:{MD5}")
     except OSError as error:
@@ -101,28 +102,29 @@ def _fetch() -> Path:
 
 
 def _read(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of each split, checked; nothing is unpickled."""
+    """Read and check images and labels of each split; nothing is unpickled."""
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file; {REMEDY}")
     if not file.is_file():
         _refuse(file, "a directory", "an .npz file")
     try:
-        there = npz.names(file)
-        missing = [key for key in KEYS if key not in there]
+        keys = npz.names(file)
+        missing = [key for key in KEYS if key not in keys]
         arrays = {} if missing else npz.read(file, *KEYS)
     except (OSError, ValueError) as error:
         raise ValueError(f"{error}; {REMEDY}") from None
     if missing:
         _refuse(file, f"no {', '.join(missing)}", f"the arrays {', '.join(KEYS)}")
+
     labels = {split: _labels(file, split, arrays[f"{split}_labels"]) for split in SPLITS}
     images = {split: _images(file, split, arrays[f"{split}_images"]) for split in SPLITS}
     shapes = {images[split].shape[1:] for split in SPLITS}
     if len(shapes) > 1:
         _refuse(file, f"image shapes {sorted(shapes)}", "one shape in all splits")
     for split in SPLITS:
-        counts = len(images[split]), len(labels[split])
-        if counts[0] != counts[1]:
-            _refuse(file, "{} {} images and {} labels".format(split, *counts), "as many of both")
+        n, m = len(images[split]), len(labels[split])
+        if n != m:
+            _refuse(file, f"{split} {n} images and {m} labels", "one label for each image")
     return {split: (images[split], labels[split]) for split in SPLITS}
 
 
@@ -142,9 +144,8 @@ def _labels(file: Path, split: str, x: np.ndarray) -> np.ndarray:
     if x.dtype.kind not in "iu" or x.ndim not in (1, 2) or x.size == 0:
         _refuse(file, found, "integers [N] or [N, 1], N > 0")
     if x.min() < 0 or x.max() >= MOST_CLASSES:
-        _refuse(
-            file, f"{found} from {x.min()} to {x.max()}", f"class numbers 0 to {MOST_CLASSES - 1}"
-        )
+        found = f"{found} from {x.min()} to {x.max()}"
+        _refuse(file, found, f"class numbers 0 to {MOST_CLASSES - 1}")
     return x.reshape(-1).astype(np.int32)
 
 

@@ -1,7 +1,7 @@
 """Stained blood cells drawn by arithmetic: BloodMNIST's classes without a file or a network.
 
-Pixels see only operations that IEEE 754 rounds exactly, and every image has random numbers of its
-own: image i is the same bits on every machine, however the work is cut.
+Pixels see only operations that IEEE 754 rounds exactly, and every image has random numbers of
+its own: image i is the same bits on every machine, in any chunks.
 """
 
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from bloodjax.data import SPLITS, Dataset, join
+from bloodjax.data.dataset import SPLITS, Dataset, join
 
-CHUNK = 32  # images drawn at once, so that they stay in the processor's cache
+CHUNK = 32  # images drawn together, so that they stay in the processor's cache
 NEIGHBOURS, LOBES = 7, 4  # red cells around; lobes of a nucleus at most
-NUMBERS = 67  # random numbers an image has, apart from its noise
+NUMBERS = 67  # random numbers of an image, apart from its noise
 PAPER, RED_CELL = (252, 226, 200), (198, 160, 157)
 BLUE_STAIN, BLUE_SHARE = (0.87, 0.97, 1.16), 0.03  # a few real smears are lilac, not yellowish
 
@@ -47,6 +47,7 @@ COUNTS = {  # images of each class, as in BloodMNIST
 }
 # fmt: on
 CLASSES = tuple(RANGES)
+Values = float | np.ndarray
 
 
 def load(path: str = "", split: str = "all") -> Dataset:
@@ -76,12 +77,12 @@ def _part(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def render(labels: np.ndarray, seed: int = 0, size: int = 28) -> np.ndarray:
-    """Draw one cell per label; image i depends on `seed`, i and its own label only.
+    """Draw one cell per label; image i depends on `seed`, i and its label only.
 
     Args:
         labels: integers [N] in 0..7, places in CLASSES.
         seed: >= 0, of all random numbers.
-        size: height and width; the same cells, drawn finer or coarser.
+        size: height and width; the same cells at another resolution.
 
     Returns:
         uint8 [N, size, size, 3].
@@ -94,7 +95,7 @@ def render(labels: np.ndarray, seed: int = 0, size: int = 28) -> np.ndarray:
         part = slice(start, start + CHUNK)
         images[part] = _draw(labels[part], numbers[part], size)
 
-    with ThreadPoolExecutor() as pool:  # numpy lets go of the interpreter while it computes
+    with ThreadPoolExecutor() as pool:  # numpy releases the interpreter while it computes
         list(pool.map(fill, range(0, len(labels), CHUNK)))
     return images
 
@@ -104,7 +105,7 @@ def _uniform(seed: int, *shape: int) -> np.ndarray:
 
 
 def _draw(labels: np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
-    """Layer over layer: paper, red cells, a stray platelet, body, nucleus; arrays [n, k, y, x]."""
+    """Paint paper, red cells, a stray platelet, body and nucleus; arrays are [n, k, y, x]."""
     columns = iter(numbers[:, :NUMBERS].T)
     noise = numbers[:, NUMBERS:].reshape(-1, 1, 28, 28) - np.float32(0.5)
     grain = 10 * _blur(noise)
@@ -113,7 +114,7 @@ def _draw(labels: np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
     axis = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(28 / size) - 14
     x, y = axis, axis[:, None]
 
-    def draw(low=0, high=1, count: int = 1) -> np.ndarray:
+    def draw(low: Values = 0, high: Values = 1, count: int = 1) -> np.ndarray:
         values = np.stack([next(columns) for _ in range(count)], axis=1)[:, :, None, None]
         return low + (high - low) * values
 
@@ -146,20 +147,20 @@ def _draw(labels: np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
 
 
 def _red_cells(x: np.ndarray, y: np.ndarray, keep_out: np.ndarray, draw: Callable) -> np.ndarray:
-    """How much of a red cell covers each pixel: discs, often pale in the middle, all around."""
+    """Return the cover of each pixel by red cells: discs, often pale in the middle, all around."""
     index = np.arange(NEIGHBOURS, dtype=np.float32)[:, None, None]
     cos, sin = _direction((index + draw(0, 0.7, NEIGHBOURS)) / NEIGHBOURS + draw())
     radius = draw(3.6, 5.4, NEIGHBOURS)
     far = np.maximum(keep_out + radius, 8) + draw(0, 5, NEIGHBOURS)
     pale = np.maximum(draw(-0.3, 0.85, NEIGHBOURS), 0)
-    there = draw(0, 1, NEIGHBOURS) < draw(0.4, 1.4)
+    present = draw(0, 1, NEIGHBOURS) < draw(0.4, 1.4)
     dx, dy = x - far * cos, y - far * sin
     depth = radius - np.sqrt(dx * dx + dy * dy)
-    return np.max(_cover(depth) * (1 - pale * _cover(depth - 1.9)) * there, axis=1, keepdims=True)
+    return np.max(_cover(depth) * (1 - pale * _cover(depth - 1.9)) * present, axis=1, keepdims=True)
 
 
 def _stray(x: np.ndarray, y: np.ndarray, draw: Callable) -> np.ndarray:
-    """A platelet near the border, in one image out of five."""
+    """Return the cover by a platelet near the border, in one image out of five."""
     cos, sin = _direction(draw())
     far = draw(11, 16)
     dx, dy = x - far * cos, y - far * sin
@@ -167,7 +168,7 @@ def _stray(x: np.ndarray, y: np.ndarray, draw: Callable) -> np.ndarray:
 
 
 def _lobes(u, v, count, radius, arc, turn) -> np.ndarray:
-    """Depth below the rim of `count` discs along an arc, melted into one nucleus."""
+    """Return the depth below the rim of `count` discs along an arc, melted into one nucleus."""
     index = np.arange(LOBES, dtype=np.float32)[:, None, None]
     count = np.floor(count)
     cos, sin = _direction(turn * (index - (count - 1) / 2))
@@ -178,13 +179,13 @@ def _lobes(u, v, count, radius, arc, turn) -> np.ndarray:
 
 
 def _direction(turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine, rounded from float64 so that the libraries' last bits do not show."""
+    """Return cosine and sine, rounded from float64 so that the libraries' last bits do not show."""
     angle = 2 * np.pi * turns.astype(np.float64)
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
 def _cover(depth: np.ndarray) -> np.ndarray:
-    """Share of a pixel that lies inside, by its depth below the outline: a soft edge."""
+    """Return the share of a pixel inside an outline, by its depth below it: a soft edge."""
     return np.clip(depth / np.float32(1.4) + np.float32(0.5), 0, 1)
 
 
@@ -193,14 +194,14 @@ def _blend(below: np.ndarray, above: np.ndarray, cover: np.ndarray) -> np.ndarra
 
 
 def _blur(x: np.ndarray) -> np.ndarray:
-    """Mean of 3x3 pixels."""
+    """Average 3x3 pixels."""
     x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
     x = x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]
     return (x[..., :-2] + x[..., 1:-1] + x[..., 2:]) / np.float32(9)
 
 
 def _enlarge(x: np.ndarray, size: int) -> np.ndarray:
-    """Bilinear along both axes, from 28x28; unchanged at that size."""
+    """Enlarge 28x28 bilinearly along both axes; unchanged at that size."""
     place = np.clip((np.arange(size) + 0.5) * 28 / size - 0.5, 0, 27)
     low = np.minimum(place.astype(int), 26)
     part = (place - low).astype(np.float32)

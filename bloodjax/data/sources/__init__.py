@@ -1,0 +1,1 @@
+"""One module for each source of images; each exports `load(path, split)`."""

@@ -1,0 +1,5 @@
+"""Train BloodNet's weights again."""
+
+from bloodjax.features.bloodnet.training import main
+
+main()
