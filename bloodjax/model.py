@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,13 @@ from bloodjax.methods import Method, Params, Stats
 from bloodjax.runtime import compilation, npz
 from bloodjax.runtime.files import atomic_write, read_json
 from bloodjax.runtime.progress import console
-from bloodjax.sampling.sample import WEIGHTS, make_sampler
+from bloodjax.sampling.draw import Weights, make_sampler
 from bloodjax.training import loop
+from bloodjax.training.step import OptimizerConfig, make_optimizer
 
 SHIPPED = Path(__file__).parent / "pretrained" / "ddpm.npz"
 TREES = ("params", "stats")
 CHUNK = 250  # images per dispatch and device
-NOT_THE_SAMPLERS = ("count", "chunk", "checkpoint", "weights", "model", "export")
 
 
 class Model(NamedTuple):
@@ -111,8 +111,8 @@ def load_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> 
     file = workdir / "config.json"
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing: no run was made in this folder")
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights={weights!r}: expected {' or '.join(WEIGHTS)}")
+    if weights not in get_args(Weights):
+        raise ValueError(f"weights={weights!r}: expected {' or '.join(get_args(Weights))}")
     described = read_json(file)
     config, dataset = described["config"], described["dataset"]
     seeds = config["seeds"]
@@ -122,10 +122,11 @@ def load_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> 
     _, dtype = compilation.PRECISIONS[config["precision"]]
     method = make_method(dataset["shape"], config["method"] | {"dtype": dtype})
     trained = workdir.parent / config["sample"]["model"] if config["sample"]["model"] else workdir
-    state = loop.restore(method, trained, seeds=seeds, checkpoint=checkpoint)
+    tx = make_optimizer(OptimizerConfig(**config["optimizer"]))
+    state = loop.restore(method, tx, trained, seeds=seeds, checkpoint=checkpoint)
     params = {"ema": state.ema, "raw": state.params}[weights]
     params, stats = jax.tree.map(lambda x: jnp.asarray(x[s]), (params, state.stats))
-    options = {k: v for k, v in config["sample"].items() if k not in NOT_THE_SAMPLERS}
+    options = config["sampler"]
     about = {
         "seed": seeds[s],
         "step": int(state.step[s]),
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("workdir", type=Path, help="a run's folder")
     parser.add_argument("out", type=Path, help="the file to write")
     parser.add_argument("--seed", type=int, help="which of the run's seeds; default: the first")
-    parser.add_argument("--weights", choices=WEIGHTS, default="ema")
+    parser.add_argument("--weights", choices=get_args(Weights), default="ema")
     args = parser.parse_args(argv)
     try:
         save(load(args.workdir, args.seed, weights=args.weights), args.out)

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
-WORDS = {int: "an integer", float: "a finite number", bool: "True or False", str: "a text", types.NoneType: "None"}
+WORDS = {
+    int: "an integer",
+    float: "a finite number",
+    bool: "True or False",
+    str: "a text",
+    types.NoneType: "None",
+}
 
 
 @dataclass(frozen=True)

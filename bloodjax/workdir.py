@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and files in it that are whole or not there."""
+"""The folder of a run: its lock, and config.json, which says to which run it belongs."""
 
 import fcntl
 import json
@@ -15,11 +15,11 @@ from bloodjax.runtime.environment import environment
 from bloodjax.runtime.files import flatten, name_errors, read_json, write_text
 from bloodjax.runtime.progress import console
 
-# What a run takes, not what it is: these keys may change between two commands.
+# These keys may change between two commands of one run: they do not change its result.
 FREE = (
     "log.tensorboard",
     "train.checkpoint_epochs",
-    "train.evaluate",
+    "train.evaluate_count",
     "train.keep",
     "sample.chunk",
     "sample.export",
@@ -28,113 +28,136 @@ FREE = (
 
 @contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Keep other processes out of `workdir`, which is made if it is not there, during the block.
+    """Keep other processes out of `workdir` during the block; make the folder if need be.
 
-    By flock, which ends with the process however it ends. Where the file system has no locks, as
-    some network file systems have none, it says so and goes on. Of several processes of one run,
-    process 0 holds it.
+    The lock is flock's, which ends with the process however it ends. On a file system without locks
+    a message is printed and the block runs. Of several processes of one run, process 0 holds it.
 
     Raises:
-        BlockingIOError: another process is in there; names it.
+        BlockingIOError: another process holds the lock; the message names it.
+        ValueError: `workdir` is a file.
     """
     if not processes.is_main():
         yield
         return
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir} is a file: expected a folder, or a new name")
     workdir.mkdir(parents=True, exist_ok=True)
     file = workdir / ".lock"
-    held = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            who = file.read_text("utf-8").strip() or "another process"
+            holder = file.read_text("utf-8").strip() or "another process"
             raise BlockingIOError(
-                f"{workdir} is in use by {who}: wait for it, stop it, or use another --workdir"
+                f"{workdir} is in use by {holder}: wait for it, stop it, or use another --workdir"
             ) from None
         except OSError as error:
-            said = f"{file}: {error.strerror}; start no second process on this workdir"
-            console.print(said, soft_wrap=True)
+            console.print(
+                f"{file}: {error.strerror}; start no second process on this workdir", soft_wrap=True
+            )
         with name_errors(file):
-            os.ftruncate(held, 0)
-            os.write(held, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        for left in filter(Path.is_file, workdir.glob(".*.part")):  # by a process that was killed
-            left.unlink(missing_ok=True)
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        for part in filter(Path.is_file, workdir.glob(".*.part")):  # a killed process left it
+            part.unlink(missing_ok=True)
         yield
     finally:
-        os.close(held)
+        os.close(handle)
 
 
 def open_run(
     workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: Sequence[str] = ()
 ) -> None:
-    """Make `workdir` the folder of this run, or go on with it (see `compare`): config.json."""
+    """Write config.json into `workdir`; a folder that has one must belong to the same run.
+
+    Args:
+        workdir: the folder of the run.
+        config: the configuration, groups of plain values.
+        dataset: the data of the run.
+        free: groups that may differ from the last command's, such as "sample".
+
+    Raises:
+        ValueError: see `check_same_run`.
+    """
     file = workdir / "config.json"
-    now = {**describe_run(config, dataset), "environment": environment()}
+    description = {**describe_run(config, dataset), "environment": environment()}
     if file.exists():
-        then = check_same_run(workdir, config, dataset, free)
-        begun, goes_on = (about["environment"]["jaxlib"] for about in (then, now))
-        if begun != goes_on:
+        before = check_same_run(workdir, config, dataset, free)
+        versions = [run["environment"]["jaxlib"] for run in (before, description)]
+        if versions[0] != versions[1]:
             console.print(
-                f"{workdir}: begun with jaxlib {begun}, not bitwise the same with {goes_on}"
+                f"{workdir}: begun with jaxlib {versions[0]}; jaxlib {versions[1]} goes on, with "
+                "results that are not bitwise the same"
             )
     else:
         workdir.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(now, indent=1) + "\n")
+    write_text(file, json.dumps(description, indent=1) + "\n")
 
 
 def check_same_run(
     workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What config.json in `workdir` says, if it is this run's; writes nothing.
+    """Return the content of config.json in `workdir` if it describes this run; write nothing.
 
     Args:
-        config: the resolved configuration: groups of plain values.
-        dataset: what the run is about.
-        free: groups that may differ from the last command's, e.g. "sample".
+        workdir: the folder of the run.
+        config: the configuration, groups of plain values.
+        dataset: the data of the run.
+        free: groups that may differ, such as "sample".
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        ValueError: it belongs to a run with another configuration or other data.
+        ValueError: the run in the folder has another configuration or other data, or an older
+            version of bloodjax made it.
     """
     file = workdir / "config.json"
     if not file.exists():
         raise FileNotFoundError(
-            f"{file} is missing: no run was made in this folder; name another by --workdir, or "
+            f"{file} is missing: there is no run in this folder; name another by --workdir, or "
             "make the run first"
         )
-    then = read_json(file)
-    if differs := list(differences(then, describe_run(config, dataset), free)):
+    before = read_json(file)
+    if "optimizer" not in before["config"] and "runs" not in config:
         raise ValueError(
-            f"{workdir} belongs to another run: {'; '.join(differs)}. Use another --workdir or "
-            "the same config; --mode=sample and --mode=score may change their own group."
+            f"{workdir} was made by an older version, whose configuration has other groups: use "
+            f"another --workdir; bloodjax-fid {workdir / 'samples.npz'} REAL scores its samples, "
+            f"and commit {before['environment'].get('git_commit', 'unknown')} goes on with it"
         )
-    return then
+    if changes := list(differences(before, describe_run(config, dataset), free)):
+        raise ValueError(
+            f"{workdir} belongs to another run: {'; '.join(changes)}. Use another --workdir or the "
+            "same config; --mode=sample and --mode=score may change their own groups."
+        )
+    return before
 
 
 def describe_run(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """What a run is, as JSON has it."""
-    about = {
+    """Return the configuration and the data of a run, as JSON reads them back."""
+    data = {
         "name": dataset.name,
         "digest": dataset.digest,
         "n": len(dataset.images),
         "shape": list(dataset.images.shape[1:]),
         "classes": list(dataset.classes),
     }
-    return json.loads(json.dumps({"config": config, "dataset": about}))
+    return json.loads(json.dumps({"config": config, "dataset": data}))
 
 
 def differences(
-    then: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str]
+    before: Mapping[str, Any], after: Mapping[str, Any], free: Sequence[str]
 ) -> Iterator[str]:
-    """What of the configuration and the data set is not the same, one phrase per key.
+    """Yield a phrase for each key of two descriptions that differs.
 
-    Where the data lies is not what they are: paths may differ while the digest is the same.
+    Data are compared by their digest: their path may differ.
     """
-    old, new = flatten(then["config"]), flatten(now["config"])
+    old, new = flatten(before["config"]), flatten(after["config"])
     for key in sorted(old.keys() | new.keys()):
         same = old.get(key) == new.get(key)
         if not same and key not in FREE and key.split(".")[0] not in (*free, "data"):
             yield f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
-    if then["dataset"]["digest"] != now["dataset"]["digest"]:
-        names = (f"{d['dataset']['name']} {d['dataset']['digest'][:8]}" for d in (then, now))
-        yield "the data set was {}, now {}".format(*names)
+    data = [run["dataset"] for run in (before, after)]
+    if data[0]["digest"] != data[1]["digest"]:
+        names = [f"{d['name']} {d['digest'][:8]}" for d in data]
+        yield f"the data set was {names[0]}, now {names[1]}"

@@ -1,82 +1,91 @@
-"""Every value that the three configurations share, with its reason."""
+"""The values that all configurations share, each with its reason."""
 
 from ml_collections import ConfigDict
 
 
 def base(name: str) -> ConfigDict:
-    """The paper's protocol; `name` names the default workdir; the method's file adds the rest."""
+    """Return the paper's protocol; the file of a method adds its own values.
+
+    Args:
+        name: the name of the default workdir.
+    """
     return ConfigDict(
         {
             "name": name,
-            # On a GPU, only what gives the same bits each time; slower. A CPU does so anyway.
+            # True makes a GPU give the same bits each time, more slowly. A CPU always does.
             "deterministic": False,
-            # float32: every product in full, which a GPU does not do unasked. tf32: products by
-            # TensorFloat-32 where a GPU has it, else float32. bfloat16: activations in bfloat16;
+            # float32: full products, which a GPU does not compute by default. tf32: products in
+            # TensorFloat-32 on a GPU that has it, else float32. bfloat16: activations in bfloat16;
             # parameters, statistics, losses and the sampler's arithmetic stay float32.
             "precision": "float32",
             "seeds": (0,),  # the paper uses five: --config.seeds=0,1,2,3,4
             "data": {
-                # All 17,092 images, as in the paper. Others: medmnist, tfds, folder, synthetic.
+                # All 17,092 images, as in the paper; or medmnist, tfds, folder, synthetic.
                 "source": "bloodmnist",
-                # What the source reads. bloodmnist: a MedMNIST-style .npz; empty: BLOODJAX_DATA,
-                # ~/.medmnist, download. medmnist: FLAG[:SIZE]. tfds: NAME[:VERSION] or the folder
-                # of a prepared set. folder: one with an image folder for each class.
+                # bloodmnist reads a MedMNIST-style .npz; "" means BLOODJAX_DATA, ~/.medmnist or a
+                # download. medmnist reads FLAG[:SIZE], tfds NAME[:VERSION] or the folder of a
+                # prepared data set, folder a folder with one image folder per class.
                 "path": "",
             },
             "method": {},
+            "optimizer": {  # Adam
+                "learning_rate": 1e-3,  # the paper's for VAE and DDPM
+                "beta1": 0.9,  # the paper's, also for the GAN
+                "beta2": 0.999,  # the paper's
+            },
             "train": {
                 "epochs": 20,  # the paper's
                 "batch_size": 128,  # the paper's
-                "learning_rate": 1e-3,  # the paper's for VAE and DDPM
-                "beta1": 0.9,  # the paper's, for the GAN too
-                "beta2": 0.999,  # the paper's
                 "ema_decay": 0.0,  # none in the paper
                 "scan_steps": 0,  # steps per dispatch: 1 on CPU, an epoch on accelerators
-                # Seeds over devices: the fastest of what makes sense here, timed at the start; or a
-                "strategy": "auto",  # name in bloodjax/sweep.py; loop,vmap takes the faster one
+                # How seeds are spread over devices: auto times the strategies that make sense and
+                # takes the fastest; or a name of bloodjax/training/strategies.py; or loop,vmap,
+                # of which the faster one is taken.
+                "strategy": "auto",
                 "checkpoint_epochs": 1,
-                "keep": 2,  # newest checkpoints: should one be damaged, there is another
-                # Images per seed drawn and scored by FD-BloodNet at each of these, which takes as
-                # long as sampling so many; the best checkpoint is then kept, too. 0: none.
-                "evaluate": 0,
+                "keep": 2,  # newest checkpoints: if one is damaged, there is another
+                # Images per seed to draw and score by FD-BloodNet at each checkpoint, which takes
+                # the time of sampling them; the best checkpoint then stays as well. 0: none.
+                "evaluate_count": 0,
             },
+            "sampler": {},  # the method's own options
             "sample": {
                 "count": 10_000,  # the paper's
-                # A folder beside this run's, of a run with the same data, method, train and seeds:
-                # its model is sampled from, and nothing is trained. Empty: this run's own.
+                # The name of a folder beside this run's. The model of that run, which must have the
+                # same data, method, optimizer, train and seeds, is sampled, and nothing is trained.
+                # Empty: the model of this run.
                 "model": "",
-                "checkpoint": "newest",  # the paper's; or best, by train.evaluate
-                # The average of the parameters (see train.ema_decay); or raw, the last ones.
-                "weights": "ema",
+                "checkpoint": "newest",  # the paper's; or best, by train.evaluate_count
+                "weights": "ema",  # the average of the parameters; or raw, the last parameters
                 # Images per dispatch and device, which takes memory. Another number is another
                 # program, which may round a pixel to the next grey level.
                 "chunk": 250,
-                # What else to write of each seed: png, a folder of them all; grid, a picture of 64.
+                # Further formats for each seed: png, a folder of all; grid, a picture of 64.
                 "export": (),
             },
             "score": {
-                # feature spaces, see bloodjax/features; "inception:clean" is another protocol
+                # Feature spaces of bloodjax/features; "inception:clean" has another protocol.
                 "features": ("bloodnet", "inception"),
-                "count": 10_000,  # real images to compare with: the paper's
-                "draws": 5,  # of the real images for one model's σ: the paper's five
+                "count": 10_000,  # images per side: the paper's
+                "draws": 5,  # sets of real images for the σ of one model: the paper's five
             },
             "log": {
-                # Losses, speed and pictures for TensorBoard in WORKDIR/tensorboard, too. Off: it
-                # needs a package more (pip install tensorboardX) for what the report shows as well.
+                # True writes losses, speed and pictures for TensorBoard to WORKDIR/tensorboard. It
+                # needs the package tensorboardX and shows what the report shows as well.
                 "tensorboard": False,
             },
             "bench": {  # --mode=benchmark
-                "torch_python": "",  # PyTorch's interpreter; empty: this one
-                "batches": (32, 128, 512),  # sizes of the training step
+                "torch_python": "",  # the Python that has PyTorch; empty: this one
+                "batches": (32, 128, 512),  # images per training step
                 "repeats": 5,  # windows of each contestant, taken in turns
-                "quick": False,  # batches of 128 alone, and nothing that takes minutes
+                "quick": False,  # True: batches of 128 only, and no task that takes minutes
             },
         }
     )
 
 
 def check(variant: str | None, allowed: tuple[str, ...]) -> None:
-    """Refuse what stands behind the colon of --config=FILE:VARIANT if it is not known."""
+    """Refuse an unknown VARIANT of --config=FILE:VARIANT: ValueError."""
     if variant and variant not in allowed:
         expected = " or ".join(allowed) or "nothing behind the colon"
         raise ValueError(f"--config=...:{variant}: expected {expected}")

@@ -25,22 +25,21 @@ def get_config(variant: str | None = None) -> ConfigDict:
         "patch": 2,  # folded into channels: 14×14 runs nearer to a CPU's peak than 28×28
     }
     config.train.ema_decay = 0.998  # a memory of 500 steps of 2,680; the loss has flattened by then
-    config.sample.update(
-        {
-            "steps": 1000,  # as many as timesteps, with eta 1: the ancestral sampler of Ho et al.
-            "eta": 1.0,  # 0 with fewer steps: DDIM
-            "clip": True,  # of the estimated x0: early errors do not grow
-            "variance": "posterior",  # or "beta", the other one of Ho et al., section 3.2
-        }
-    )
+    config.sampler = {
+        "steps": 1000,  # all timesteps, with eta 1: the ancestral sampler of Ho et al.
+        "eta": 1.0,  # 0 with fewer steps: DDIM
+        "clip": True,  # of the estimated x0: early errors do not grow
+        "variance": "posterior",  # or "beta", the second variance of Ho et al., section 3.2
+    }
     if variant == "quick":
         config.name = "ddpm-quick"
         config.data.source = "auto"
         config.method.widths = (32, 64)  # a quarter of the FLOPs
         config.train.epochs = 3
         config.train.batch_size = 64  # twice the steps for the same FLOPs
-        config.train.learning_rate = 2e-3  # 800 steps have no time for smaller ones
+        config.optimizer.learning_rate = 2e-3  # 800 steps have no time for smaller ones
         config.train.ema_decay = 0.99
-        config.sample.update({"count": 500, "steps": 50, "eta": 0.0})  # DDIM
+        config.sampler.update({"steps": 50, "eta": 0.0})  # DDIM
+        config.sample.count = 500
         config.score.update({"features": ("bloodnet",), "count": 500})  # nothing to download
     return config

@@ -18,15 +18,15 @@ def get_config(variant: str | None = None) -> ConfigDict:
         "width": 64,  # half of Radford et al.; a step takes about 0.4 s on two CPU cores
         "discriminator_width": 64,  # as many
     }
-    config.train.learning_rate = 2e-4  # the paper's
-    # So is beta1 = 0.9, at which the discriminator wins early and the generator stops learning.
-    # Radford et al. use 0.5 for that reason: --config.train.beta1=0.5 (README, results).
+    config.optimizer.learning_rate = 2e-4  # the paper's
+    # With the paper's beta1 = 0.9 the discriminator wins early and the generator stops learning.
+    # Radford et al. use 0.5 for that reason: --config.optimizer.beta1=0.5 (docs/results.md).
     if variant == "quick":
         config.name = "gan-quick"
         config.data.source = "auto"
         config.method.width = config.method.discriminator_width = 32  # a quarter of the FLOPs
         config.train.epochs = 4
-        config.train.beta1 = 0.5  # see above
+        config.optimizer.beta1 = 0.5  # see above
         config.sample.count = 1000
         config.score.update({"features": ("bloodnet",), "count": 1000})  # nothing to download
     return config

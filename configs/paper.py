@@ -18,29 +18,30 @@ def get_config(variant: str | None = None) -> ConfigDict:
     if variant == "cpu":
         for config in runs.values():
             config.sample.count = config.score.count = 5000
-        runs["ddpm"].sample.update({"steps": 50, "eta": 0.0})  # DDIM: 5 minutes a seed
-        # The study's own sampler, all 1000 steps, for as many images as take five minutes a seed;
-        # and as many by DDIM, since fewer images make the distances larger.
-        for name, how in {"ddpm_ancestral": {}, "ddpm_few": {"steps": 50, "eta": 0.0}}.items():
+        runs["ddpm"].sampler.update({"steps": 50, "eta": 0.0})  # DDIM: 5 minutes a seed
+        # The study's own sampler with all 1000 steps, for the 250 images that take five minutes a
+        # seed; and 250 images by DDIM, since fewer images make the distances larger.
+        for name, sampler in {"ddpm_ancestral": {}, "ddpm_few": {"steps": 50, "eta": 0.0}}.items():
             runs[name] = ddpm.get_config()
-            runs[name].sample.update({"model": "ddpm", "count": 250, **how})
+            runs[name].sample.update({"model": "ddpm", "count": 250})
+            runs[name].sampler.update(sampler)
             runs[name].score.count = 5000
     name = f"paper-{variant}" if variant else "paper"
-    columns = ("sample.count", "sample.steps", "sample.eta")
+    columns = ("sample.count", "sampler.steps", "sampler.eta")
     return study(name, "The study, repeated", columns, runs)
 
 
 def study(
     name: str, title: str, columns: tuple[str, ...], runs: Mapping[str, ConfigDict]
 ) -> ConfigDict:
-    """Several runs, each in a folder of its own, with one report: a study.
+    """Return a study: several runs, each in a folder of its own, and one report.
 
     Args:
-        name: names the default workdir.
-        title: of the report.
-        columns: keys of the configurations that the report's table shows, as the runs differ there.
-        runs: by the names of their folders, in the order in which they are run and shown; without
-            hyphens, so that flags can name them. All have the study's seeds and data.
+        name: the name of the default workdir.
+        title: the title of the report.
+        columns: keys in which the runs differ; the table of the report shows their values.
+        runs: name of a folder -> configuration, in the order in which they run and are shown. Names
+            have no hyphens, so that flags can name them. All runs share the study's seeds and data.
     """
     shared = base(name)
     config = ConfigDict(
@@ -48,7 +49,7 @@ def study(
             "name": name,
             "title": title,
             "columns": columns,
-            "order": tuple(runs),  # a ConfigDict has none
+            "order": tuple(runs),  # a ConfigDict keeps no order
             "deterministic": FieldReference(False),
             "precision": FieldReference("float32"),
             "seeds": FieldReference((0, 1, 2, 3, 4)),  # the paper's five
@@ -57,7 +58,7 @@ def study(
     )
     for name, run in runs.items():
         run.name = f"{config.name}/{name}"
-        run.data = config.data  # one object: --config.data.path is that of all runs
+        run.data = config.data  # one object: --config.data.path sets it for all runs
         for key in ("deterministic", "precision", "seeds"):
             run[key] = config.get_ref(key)
     config.runs = ConfigDict(runs)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.sampling import draw, state
-from helpers.tiny import contents, file_limit, flagged, method
+from helpers.sampling import draw, state, write
+from helpers.tiny import contents, file_limit, flagged
 from helpers.training import equal, lines
 from helpers.training import run as train_run
 
 from bloodjax import workdir
 from bloodjax.runtime import files
-from bloodjax.sampling import sample
+from bloodjax.sampling import draw as draw_module
+from bloodjax.sampling.draw import SampleConfig, check_same_samples
 from bloodjax.training import log
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +101,7 @@ def test_a_full_disk_while_metrics_are_written(tmp_path):
 
 def sampled(folder, count=11):
     folder.mkdir(exist_ok=True)
-    sample.write_samples(method(), state("vae"), folder, count=count, chunk=4)
+    write(folder, count=count)
     return (folder / "samples.npz").read_bytes()
 
 
@@ -127,19 +128,24 @@ class Killed(Exception):
 @pytest.mark.parametrize("seeds_done", [0, 1])
 def test_sampling_goes_on_after_the_last_chunk(tmp_path, monkeypatch, seeds_done):
     straight = sampled(tmp_path / "straight")
-    made, write = [], sample.write
+    made, write_array = [], draw_module.write_array
 
     def write_some(file, array):
         if len(made) == 3 * seeds_done + 2:
             raise Killed
         made.append(file.name)
-        write(file, array)
+        write_array(file, array)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(sample, "write", write_some)
+        patch.setattr(draw_module, "write_array", write_some)
         sampled(tmp_path / "killed")
     again = []
-    monkeypatch.setattr(sample, "write", lambda file, x: (again.append(file.name), write(file, x)))
+
+    def write_again(file, array):
+        again.append(file.name)
+        write_array(file, array)
+
+    monkeypatch.setattr(draw_module, "write_array", write_again)
     assert sampled(tmp_path / "killed") == straight
     chunks = [f"{s}-{start}.npy" for s in (0, 1) for start in (0, 4, 8)]
     assert made + again == [*chunks, "0-trace.npy", "1-trace.npy"]
@@ -150,8 +156,8 @@ def leave_chunks(folder, monkeypatch, state, **options):
     """Sample up to where samples.npz would be written."""
     folder.mkdir(exist_ok=True)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(sample, "join_chunks", lambda *_: (_ for _ in ()).throw(Killed))
-        sample.write_samples(method(), state, folder, **({"count": 11, "chunk": 4} | options))
+        patch.setattr(draw_module, "join_chunks", lambda *_: (_ for _ in ()).throw(Killed))
+        write(folder, model=state, **options)
 
 
 def test_chunks_of_another_training_or_other_options_are_not_taken(tmp_path, monkeypatch):
@@ -169,7 +175,7 @@ def test_chunks_of_another_training_or_other_options_are_not_taken(tmp_path, mon
 def test_chunks_serve_another_count(tmp_path, monkeypatch):
     straight = sampled(tmp_path / "straight", count=7)
     leave_chunks(tmp_path / "more", monkeypatch, state("vae"))
-    monkeypatch.setattr(sample, "write", None)
+    monkeypatch.setattr(draw_module, "write_array", None)
     assert sampled(tmp_path / "more", count=7) == straight
 
 
@@ -193,7 +199,7 @@ def test_samples_of_another_training_are_not_overwritten(tmp_path):
     other = state("vae")
     other = other._replace(ema=other.params)
     with pytest.raises(ValueError, match="samples.npz holds samples of another training: move it"):
-        sample.write_samples(method(), other, tmp_path / "run", count=11, chunk=4)
+        write(tmp_path / "run", model=other)
     assert contents(tmp_path / "run") == before
 
 
@@ -201,12 +207,10 @@ def test_samples_of_a_later_step_are_not_overwritten_those_of_an_earlier_are(tmp
     (tmp_path / "run").mkdir()
     now = state("vae")
     later = now._replace(step=now.step + 5)
-    sample.write_samples(method(), later, tmp_path / "run", count=11, chunk=4)
-    with pytest.raises(ValueError, match="samples after step 5, and those of step 0 are wanted"):
-        sample.write_samples(method(), now, tmp_path / "run", count=11, chunk=4)
-    sample.write_samples(
-        method(), later._replace(step=now.step + 6), tmp_path / "run", count=11, chunk=4
-    )
+    write(tmp_path / "run", model=later)
+    with pytest.raises(ValueError, match="samples after step 5, not those of step 0"):
+        write(tmp_path / "run", model=now)
+    write(tmp_path / "run", model=later._replace(step=now.step + 6))
     with np.load(tmp_path / "run" / "samples.npz") as file:
         assert file["step"] == 6
 
@@ -221,19 +225,21 @@ def test_a_file_that_is_no_samples_is_named_and_left(tmp_path, content):
         raw = file.read_bytes()
         file.write_bytes({"text": b"text", "half": raw[:3000], "flag": flagged(raw)}[content])
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match="samples.npz is damaged or was not made here"):
+    with pytest.raises(ValueError, match="samples.npz is damaged or of another program"):
         sampled(tmp_path)
     with pytest.raises(ValueError, match="move it away and sample again, --mode=sample"):
-        sample.check_made(tmp_path, count=11, chunk=4)
+        check_same_samples(tmp_path, SampleConfig(count=11, chunk=4), {})
     assert contents(tmp_path) == before
 
 
 def test_scores_are_not_made_of_samples_with_other_options(tmp_path):
-    sample.check_made(tmp_path, count=11, chunk=4)  # none: scoring says so itself
+    check_same_samples(
+        tmp_path, SampleConfig(count=11, chunk=4), {}
+    )  # none: scoring says so itself
     sampled(tmp_path)
-    sample.check_made(tmp_path, count=11, chunk=99)
+    check_same_samples(tmp_path, SampleConfig(count=11, chunk=99), {})
     with pytest.raises(ValueError, match=r"samples.npz was made with .*11.*, now .*12.*--mode="):
-        sample.check_made(tmp_path, count=12, chunk=4)
+        check_same_samples(tmp_path, SampleConfig(count=12, chunk=4), {})
 
 
 # ---- metrics ----

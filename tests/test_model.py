@@ -14,7 +14,8 @@ from PIL import Image
 
 from bloodjax import draw, methods, model, workdir
 from bloodjax.model import load, save
-from bloodjax.sampling import sample
+from bloodjax.sampling import draw as sample
+from bloodjax.sampling.draw import SampleConfig
 from bloodjax.training.checkpoint import Checkpoints
 
 SEEDS = (0, 7)
@@ -37,7 +38,7 @@ def run(folder, name="vae", **changes):
     made = jax.device_get(state(name, SEEDS))
     workdir.open_run(folder, config, cells())
     Checkpoints(folder / "checkpoints").save(int(made.step[0]), made)
-    sample.write_samples(method(name), made, folder, count=5, chunk=5, **options)
+    sample.write_samples(method(name), made, folder, SampleConfig(count=5, chunk=5), {**options})
     return made
 
 
@@ -108,7 +109,7 @@ def test_the_sampler_s_options_are_those_of_the_run_or_the_call(tmp_path):
     ours = load(tmp_path / "run")
     assert ours.options == OPTIONS["ddpm"]
     assert (ours.sample(2, eta=0.0) != ours.sample(2)).any()
-    with pytest.raises(ValueError, match="did you mean sample.steps"):
+    with pytest.raises(ValueError, match="did you mean sampler.steps"):
         ours.sample(2, step=3)
 
 

@@ -23,6 +23,7 @@ from bloodjax.nets.conv import Decoder, Encoder
 from bloodjax.nets.unet import Attention, ResBlock, UNet
 from bloodjax.runtime import compilation
 from bloodjax.training import step as steps
+from bloodjax.training.step import OptimizerConfig
 
 ROOT = Path(__file__).parent.parent
 DTYPE = r"tensor<(?:\d+x)*(\w+)>"
@@ -45,7 +46,7 @@ def made(name, dtype, **changes):
 
 def stepped(name, dtype):
     """A training step as a function of state and batch, and the shapes of a state."""
-    method, tx = made(name, dtype), steps.make_optimizer(1e-3, 0.9, 0.999)
+    method, tx = made(name, dtype), steps.make_optimizer(OptimizerConfig())
     state = jax.eval_shape(partial(steps.init_state, method, tx), np.uint32(0))
     return partial(steps.train_step, method, tx, 0.9), state
 
@@ -117,11 +118,11 @@ def test_an_unknown_precision_is_refused_in_one_line(prepare):
 
 
 def test_the_command_line_hands_it_to_the_method(tmp_path):
-    program = "import launch; launch.work = lambda *given: print(given[-1].method.dtype)"
+    program = "import launch; launch.run_stages = lambda *arguments: print(arguments[3].dtype)"
     given = ["--config=configs/vae.py:quick", "--config.data.source=synthetic"]
     given += ["--config.precision=bfloat16", f"--workdir={tmp_path}"]
     done = subprocess.run(
-        [sys.executable, "-c", f"{program}; launch.app.run(launch.start)", *given],
+        [sys.executable, "-c", f"{program}; launch.app.run(launch.cli)", *given],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -219,7 +220,7 @@ def small_cells():
 
 def losses(method, rate, images):
     """Each player's loss, the mean over the last 20 of 200 steps."""
-    tx = steps.make_optimizer(rate, 0.5, 0.999)
+    tx = steps.make_optimizer(OptimizerConfig(learning_rate=rate, beta1=0.5, beta2=0.999))
     step = jax.jit(partial(steps.train_step, method, tx, 0.0))
     state = jax.jit(partial(steps.init_state, method, tx))(np.uint32(0))
     seen = []

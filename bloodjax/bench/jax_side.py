@@ -14,10 +14,17 @@ from bloodjax import methods
 from bloodjax.bench.serve import Work, host_peak, serve
 from bloodjax.features.inception import make_extractor
 from bloodjax.runtime import compilation
-from bloodjax.sampling import sample
+from bloodjax.sampling import draw as sample
 from bloodjax.scoring.distances import Moments, frechet
 from bloodjax.training import strategies
-from bloodjax.training.step import advance, epoch_orders, init_states, make_optimizer, train_step
+from bloodjax.training.step import (
+    OptimizerConfig,
+    advance,
+    epoch_orders,
+    init_states,
+    make_optimizer,
+    train_step,
+)
 
 Job = dict[str, Any]
 SCAN = 10  # steps in a dispatch of the variant "scan"
@@ -29,12 +36,14 @@ def train(job: Job) -> Work:
     images, seeds = np.load(job["images"]), range(job["seeds"])
     method = make(job, images)
     step = functools.partial(
-        train_step, method, make_optimizer(**job["optimizer"]), job["ema_decay"]
+        train_step, method, make_optimizer(OptimizerConfig(**job["optimizer"])), job["ema_decay"]
     )
     program = strategies.Loop(functools.partial(advance, step))
-    state = program.put(init_states(method, make_optimizer(**job["optimizer"]), seeds))
+    state = program.put(
+        init_states(method, make_optimizer(OptimizerConfig(**job["optimizer"])), seeds)
+    )
     order = program.put(epoch_orders(seeds, len(images), job["batch"])(0))
-    data = program.share(images), program.share(np.zeros(len(images), np.int32))
+    data = program.put_shared(images), program.put_shared(np.zeros(len(images), np.int32))
 
     def work(units: int) -> int:
         nonlocal state
@@ -50,7 +59,7 @@ def train(job: Job) -> Work:
 def draw(job: Job) -> Work:
     """A unit is `count` images, in chunks."""
     method = make(job, np.load(job["images"], mmap_mode="r"))
-    state = init_states(method, make_optimizer(**job["optimizer"]), [0])
+    state = init_states(method, make_optimizer(OptimizerConfig(**job["optimizer"])), [0])
     model = jax.tree.map(lambda x: jnp.asarray(x[0]), (state.ema, state.stats, state.seed))
     one = functools.partial(method.sample, **job["options"])
     program = strategies.spread_over_devices(functools.partial(sample.draw_images, one))

@@ -56,7 +56,7 @@ def write(
     name = options.pop("name")
     model = methods.make(name, shape=images.shape[1:], **options)
     with jax.default_matmul_precision("highest"):
-        tx = steps.make_optimizer(**optimizer)
+        tx = steps.make_optimizer(steps.OptimizerConfig(**optimizer))
         step = jax.jit(functools.partial(steps.train_step, model, tx, ema_decay))
         batch = to_float(jnp.asarray(images)), jnp.zeros(len(images), jnp.int32)
         state = drawn(model, tx, seed)

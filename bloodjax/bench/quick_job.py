@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bloodjax import methods
+from bloodjax import methods, options
 from bloodjax.bench import results
 from bloodjax.bench.contest import ENVIRONMENT, Contestant, Failed
 from bloodjax.bench.parity import flatten
@@ -19,9 +19,9 @@ from bloodjax.data import Dataset
 from bloodjax.runtime.files import read_json
 from bloodjax.sampling.samples import NAME, Samples, write_samples_file
 from bloodjax.scoring import score
-from bloodjax.training.step import init_states, make_optimizer
+from bloodjax.scoring.score import ScoreConfig
+from bloodjax.training.step import OptimizerConfig, init_states, make_optimizer
 
-SAMPLER = ("steps", "eta", "clip", "variance")  # the options of the DDPM's, which the twin has
 SECONDS = 0.05  # between two looks whether the samples are there
 
 
@@ -68,19 +68,18 @@ def jax_job(job: Sequence[str], workdir: Path) -> tuple[float, float]:
 
 def prepare(config: dict[str, Any], dataset: Dataset, threads: int, folder: Path) -> None:
     """Write what PyTorch's job reads: job.json and its first weights, those of seed 0."""
-    train, options = config["train"], dict(config["sample"])
-    adam = {name: train[name] for name in ("learning_rate", "beta1", "beta2")}
+    train, adam = config["train"], config["optimizer"]
     method = methods.make(shape=dataset.images.shape[1:], **config["method"])
-    state = init_states(method, make_optimizer(**adam), config["seeds"])
+    state = init_states(method, make_optimizer(OptimizerConfig(**adam)), config["seeds"])
     np.savez(folder / "weights.npz", **flatten(jax.tree.map(lambda x: x[0], state)))
     plan = {
         "twin": config["method"] | adam | {"ema_decay": train["ema_decay"]},
         "threads": threads,
         **{name: train[name] for name in ("epochs", "batch_size")},
-        **{name: options.pop(name) for name in ("count", "chunk")},
+        **{name: config["sample"][name] for name in ("count", "chunk")},
+        "options": config["sampler"],
     }
-    options = {name: value for name, value in options.items() if name in SAMPLER}
-    (folder / "job.json").write_text(json.dumps(plan | {"options": options}), "utf-8")
+    (folder / "job.json").write_text(json.dumps(plan), "utf-8")
 
 
 def timed(command: Sequence[str]) -> float:
@@ -106,7 +105,8 @@ def judged(
         trace_name="none",
     )
     write_samples_file(workdir, samples)
-    return score.write_scores(workdir, dataset, **config["score"])["scores"][0]
+    score_config = options.build(ScoreConfig, "score", config["score"])
+    return score.write_scores(workdir, dataset, score_config)["scores"][0]
 
 
 def row(

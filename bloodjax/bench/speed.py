@@ -18,7 +18,7 @@ from bloodjax.bench import inception_weights, parity, quick_job, results
 from bloodjax.bench.contest import Contestant, Failed, compare
 from bloodjax.data import Dataset
 from bloodjax.runtime.progress import console, progress
-from bloodjax.training.step import abstract_states, make_optimizer, train_step
+from bloodjax.training.step import OptimizerConfig, abstract_states, make_optimizer, train_step
 
 PRECISIONS = ("float32", "tf32", "bfloat16")  # the last two where there is a GPU
 # Images in a unit, of samplers with steps fewer; of features three full batches of JAX's.
@@ -225,9 +225,12 @@ def measure(task: Task, repeats: int, missing: str) -> list[dict[str, Any]]:
 def step_flops(job: Mapping[str, Any], batch: int) -> float:
     """Floating-point operations of a training step of one seed, as XLA counts them."""
     shape = np.load(job["images"], mmap_mode="r").shape[1:]
-    method, tx = methods.make(shape=shape, **job["method"]), make_optimizer(**job["optimizer"])
+    method, tx = (
+        methods.make(shape=shape, **job["method"]),
+        make_optimizer(OptimizerConfig(**job["optimizer"])),
+    )
     state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), abstract_states(method, [0])
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), abstract_states(method, tx, [0])
     )
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)

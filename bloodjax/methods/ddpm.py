@@ -124,7 +124,7 @@ class Method:
         known = variance in ("posterior", "beta")
         if not 1 <= steps <= self.timesteps or not 0 <= eta <= 1 or not known:
             raise ValueError(
-                f"sample.steps={steps}, sample.eta={eta}, sample.variance={variance!r}: expected "
+                f"sampler.steps={steps}, sampler.eta={eta}, sampler.variance={variance!r}: expected "
                 f"1 to {self.timesteps} (T) steps, 0 <= eta <= 1, and 'posterior' or 'beta'"
             )
 

@@ -6,12 +6,14 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from bloodjax import options
 from bloodjax.data import Dataset
 from bloodjax.images import tile
 from bloodjax.runtime.files import name_errors
@@ -22,16 +24,22 @@ SIDE = 6  # a picture is of SIDE x SIDE images
 PLACE = {"seed", "step", "epoch"}  # where a line of metrics.jsonl belongs; all else in it is shown
 
 
-def check(*, tensorboard: bool) -> None:
-    """Refuse, before any work, a board that could not be written: ValueError with the remedy."""
-    if tensorboard:
-        try:
-            import tensorboardX  # noqa: F401
-        except ImportError as error:
-            raise ValueError(
-                f"log.tensorboard=True: expected the package tensorboardX ({error}): "
-                "pip install tensorboardX, or --config.log.tensorboard=False"
-            ) from None
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What to log beside metrics.jsonl: event files of TensorBoard, or nothing."""
+
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        options.check(type(self), "log", vars(self))
+        if self.tensorboard:
+            try:
+                import tensorboardX  # noqa: F401
+            except ImportError as error:
+                raise ValueError(
+                    f"log.tensorboard=True: expected the package tensorboardX ({error}): "
+                    "pip install tensorboardX, or --config.log.tensorboard=False"
+                ) from None
 
 
 class Board:

@@ -1,4 +1,4 @@
-"""How XLA compiles in this process, and where compiled programs are kept for the next one."""
+"""Settings of JAX and XLA for this process, and the cache of compiled programs."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import pooch
 from bloodjax.runtime.malloc import keep_freed_memory
 from bloodjax.runtime.progress import console
 
-# precision -> how float32 matrix products and convolutions are computed, dtype of activations
+# precision -> precision of float32 matrix products and convolutions, dtype of activations
 PRECISIONS = {
     "float32": ("highest", "float32"),
     "tf32": ("tensorfloat32", "float32"),
@@ -22,19 +22,19 @@ PRECISIONS = {
 
 
 def configure_jax(deterministic: bool, precision: str) -> str:
-    """Settings of JAX and XLA for this process; to be called before anything is computed.
+    """Set up JAX and XLA in this process; call this before JAX computes.
 
-    Programs are kept in the user's cache folder unless JAX_COMPILATION_CACHE_DIR says where.
+    The user's cache folder keeps compiled programs, unless JAX_COMPILATION_CACHE_DIR names another.
 
     Args:
         deterministic: use only algorithms that give the same bits each time; a CPU has no others.
-        precision: one of `PRECISIONS`; features and scores are in full float32 with any of them.
+        precision: one of `PRECISIONS`. Features and scores are computed in float32 with each.
 
     Returns:
         The dtype of activations, for `methods.make`.
 
     Raises:
-        ValueError: no such precision.
+        ValueError: the precision is unknown.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
@@ -52,25 +52,25 @@ def configure_jax(deterministic: bool, precision: str) -> str:
 def enable_cache(folder: Path) -> None:
     """Keep compiled programs in `folder`.
 
-    What one is found by has the program, the versions, XLA_FLAGS and the device in it; of a CPU
-    every feature, so that a folder shared by different machines is safe.
+    JAX finds a program by its text, the versions, XLA_FLAGS and the device with all features of a
+    CPU, so different machines may share a folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        console.print(f"compiled programs are not kept: {error}", soft_wrap=True)
+        console.print(f"compiled programs are not cached: {error}", soft_wrap=True)
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Also what compiles in less than a second: of such a start has dozens.
+    # Cache short compilations as well: a start has dozens of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     delete_broken_entries(folder)
 
 
 def delete_broken_entries(folder: Path) -> None:
-    """Have programs in `folder` that cannot be read written anew.
+    """Delete an entry of the cache that JAX cannot read, so that JAX writes it again.
 
-    A kill or a full disk leaves them cut short. JAX then warns and compiles, at every start: it
-    writes only what is not there.
+    A kill or a full disk leaves an entry cut short. JAX then warns and compiles at every start,
+    since it writes only missing entries.
     """
     show = warnings.showwarning
 
@@ -88,7 +88,7 @@ def delete_broken_entries(folder: Path) -> None:
 
 
 def precompile(jitted: Any, *arguments: Any) -> float:
-    """Compile `jitted` for these arguments; the seconds it took. A call with them is then ready."""
+    """Compile `jitted` for these arguments, which makes its first call fast; return the seconds."""
     begin = time.perf_counter()
     jitted.lower(*arguments).compile()
     return time.perf_counter() - begin

@@ -14,7 +14,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scip
 
 
 def environment() -> dict[str, str]:
-    """Versions, device and git commit, as they are written beside every result."""
+    """Return versions, device and git commit, which are written beside every result."""
     device = jax.devices()[0]
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"],

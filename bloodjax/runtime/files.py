@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and errors that name the file and the remedy."""
+"""Files that are written whole or not at all, and errors that name the file and the remedy."""
 
 import errno
 import functools
@@ -12,9 +12,7 @@ from typing import Any
 
 from bloodjax.runtime import processes
 
-STALE = 86_400  # seconds after which nobody is still writing a file
-
-
+STALE = 86_400  # seconds after which no process still writes a file
 REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -26,7 +24,7 @@ REMEDIES = {
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """Return {"a.b": 1} for {"a": {"b": 1}}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -38,7 +36,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def name_errors(file: Path) -> Iterator[None]:
-    """System errors of the block name `file` if they name none, as those of writing do not."""
+    """Make system errors of the block name `file`; errors of writing name no file."""
     try:
         yield
     except OSError as error:
@@ -48,43 +46,43 @@ def name_errors(file: Path) -> Iterator[None]:
 
 
 def explain_os_error(error: OSError) -> str:
-    """One line for who started the program: what failed, on which file, and the remedy."""
+    """Return one line for the user: the file, the error and the remedy."""
     if error.errno not in REMEDIES:
         return str(error)
     remedy = REMEDIES[error.errno]
     return (
-        f"{error.filename}: {error.strerror}: {remedy}; what was saved before is as it was, and "
-        "the same command goes on from there"
+        f"{error.filename}: {error.strerror}: {remedy}; earlier files are unchanged, and the "
+        "same command goes on from them"
     )
 
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """A path to write to that becomes `file` when the block ends well, and vanishes when not."""
-    # a name of its own: several hosts may share a cache, and write the same file of it
+    """Yield a path to write to; it becomes `file` if the block succeeds, and vanishes if not."""
+    # A unique name: several hosts may share a cache and write the same file at once.
     part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
     try:
         with name_errors(file):
             yield part
             remove_stale_parts(file.parent)
-            with part.open("rb+") as written:
-                os.fsync(written.fileno())
+            with part.open("rb+") as handle:
+                os.fsync(handle.fileno())
             os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
 
 
-@functools.cache  # once in a process: a folder may have thousands of files
+@functools.cache  # once per process: a folder may have thousands of files
 def remove_stale_parts(folder: Path) -> None:
-    """Remove what killed processes left half-written: `STALE` older than what is written now."""
-    with suppress(OSError):  # it is in nobody's way
+    """Remove half-written files of killed processes: those `STALE` older than the newest one."""
+    with suppress(OSError):  # leftovers do no harm
         dates = {part: part.stat().st_mtime for part in folder.glob(".*.part")}
         for part in (part for part, date in dates.items() if date < max(dates.values()) - STALE):
             part.unlink(missing_ok=True)
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write `file` whole or leave it as it was; with several processes, process 0 does."""
+    """Write `file` whole or leave it unchanged; with several processes, process 0 writes."""
     if not processes.is_main():
         return
     with atomic_write(file) as part:
@@ -92,10 +90,10 @@ def write_text(file: Path, text: str) -> None:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: the file is not JSON.
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
-"""Several processes as one run: all have the state and compute a share, 0 writes and reports.
+"""Several processes as one run: each holds the state and computes a share, process 0 writes.
 
-All of them go through the same program and call the functions here in the same order. What they
-decide by, process 0 says (`from_main`) or all have in common (`same`, `largest`); a value that only
-one of them sees, a file's age or a signal, must never choose what is computed. With one process
-every function here does what its name says and costs nothing.
+All processes run the same program and call the functions here in the same order. A decision comes
+from process 0 (`broadcast_from_main`) or from a value that all share (`require_equal`, `largest`).
+A value that only one process sees, such as the age of a file or a signal, must never choose what is
+computed. With one process the functions cost nothing.
 """
 
 import functools
@@ -23,53 +23,61 @@ from jax.sharding import PartitionSpec as P
 
 from bloodjax.runtime.progress import console
 
-HEARTBEAT = 30  # seconds of silence after which a process counts as dead; JAX's own is 100
-SHUTDOWN = 15  # seconds that a process waits at its end for the others; JAX's own is 300
+HEARTBEAT = 30  # seconds of silence after which a process counts as dead; JAX's default is 100
+SHUTDOWN = 15  # seconds that an ending process waits for the rest; JAX's default is 300
 
 
 def initialize(coordinator: str | None, processes: int | None, number: int | None) -> None:
-    """Join the other processes of this run, if there are any; before JAX computes anything.
+    """Join the other processes of this run, if there are any; call this before JAX computes.
+
+    Without arguments JAX finds the processes if `cluster` knows the launcher; otherwise this
+    process is alone.
 
     Args:
-        coordinator: HOST:PORT, where process 0 listens.
-        processes: how many there are; 1 alone says that there are no others, whatever started it.
-        number: which one this is, from 0. With none of the three, JAX finds them where `cluster`
-            knows what started this process; else it is alone.
+        coordinator: HOST:PORT of process 0.
+        processes: the number of processes; 1 without the other two means alone, whatever the
+            launcher.
+        number: the number of this process, from 0.
 
     Raises:
         ValueError: some of the three are missing, or the processes do not find each other.
     """
-    given = coordinator, processes, number
-    if given == (None, 1, None) or (given == (None, None, None) and not cluster(os.environ)):
-        return
-    how: dict[str, Any] = {}
-    if given != (None, None, None):
-        if None in given or not 0 <= number < processes:
+    if coordinator is None and number is None:
+        if processes == 1 or (processes is None and not cluster(os.environ)):
+            return
+    settings: dict[str, Any] = {}
+    if (coordinator, processes, number) != (None, None, None):
+        if coordinator is None or processes is None or number not in range(processes):
             raise ValueError(
                 f"--coordinator={coordinator} --num_processes={processes} --process_id={number}: "
-                "expected HOST:PORT of process 0, how many there are, and which one this is, from 0"
+                "expected HOST:PORT of process 0, the number of processes, and the number of this "
+                "one, from 0"
             )
-        how = dict(zip(("coordinator_address", "num_processes", "process_id"), given, strict=True))
-        how["cluster_detection_method"] = "deactivate"
-    # Signals are ours: JAX's preemption service would swallow SIGTERM.
+        settings = {
+            "coordinator_address": coordinator,
+            "num_processes": processes,
+            "process_id": number,
+            "cluster_detection_method": "deactivate",
+        }
+    # bloodjax handles signals: JAX's preemption service would swallow SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            **how, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN
+            **settings, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN
         )
     except (RuntimeError, ValueError) as error:
         name = cluster(os.environ) or coordinator
         raise ValueError(
             f"the processes of {name} do not find each other ({error}): give --coordinator, "
-            "--num_processes and --process_id, or --num_processes=1 if this one is alone"
+            "--num_processes and --process_id, or --num_processes=1 if this process is alone"
         ) from None
     console.quiet = not is_main()
-    barrier()  # the first connections are made while all are here: gloo waits 30 s for them
+    barrier()  # connect while all processes wait here: gloo gives up after 30 s
     console.print(f"{count()} processes, {jax.device_count()} devices")
 
 
 def cluster(environment: Mapping[str, str]) -> str:
-    """What started this process as one of several that JAX can find by itself; "" for nothing."""
+    """Return the launcher of several processes that JAX finds by itself, or ""."""
     tasks = {
         "SLURM": "SLURM_STEP_NODELIST" in environment and environment.get("SLURM_NTASKS"),
         "Open MPI": environment.get("OMPI_COMM_WORLD_SIZE"),
@@ -80,63 +88,63 @@ def cluster(environment: Mapping[str, str]) -> str:
 
 
 def count() -> int:
-    """Processes of this run."""
+    """Return the number of processes of this run."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this is process 0, which writes files and reports."""
+    """Return whether this is process 0, which writes files and prints."""
     return count() == 1 or jax.process_index() == 0
 
 
-def kill_process(code: int, said: str) -> None:
-    """Where there are other processes, say why, whichever this is, and end it; alone, do nothing.
+def kill_process(code: int, message: str) -> None:
+    """Print a message and end this process, if it is one of several; alone, do nothing.
 
-    For what only this process has met: JAX would wait for the others, which do not know of it.
+    For an error that only this process has met: JAX would wait for the rest, which know nothing.
     """
     if count() == 1:
         return
     console.quiet = False
-    console.print(f"process {jax.process_index()}: {said}", markup=False, soft_wrap=True)
+    console.print(f"process {jax.process_index()}: {message}", markup=False, soft_wrap=True)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-# ---- what all know ----
+# ---- agreement ----
 
 
 def largest(number: int) -> int:
-    """The largest of the numbers that the processes call this with; about 2 ms."""
+    """Return the largest of the numbers that the processes pass; takes about 2 ms."""
     if count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 def barrier() -> None:
-    """Wait for the other processes."""
+    """Wait for all processes."""
     largest(0)
 
 
-def require_equal(what: str, value: Any) -> None:
-    """Refuse to go on with processes that differ in `value`, anything that JSON can hold.
+def require_equal(name: str, value: Any) -> None:
+    """Refuse to go on if `value`, anything that JSON can hold, differs between processes.
 
     Raises:
-        ValueError: they do; names `what`. All of them raise it.
+        ValueError: the values differ; the message calls them `name`. All processes raise it.
     """
     if count() == 1:
         return
     digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
-    every = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
-    if (every != every[0]).any():
-        others = [i for i, one in enumerate(every) if (one != every[0]).any()]
+    digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+    different = np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
+    if different:
         raise ValueError(
-            f"processes {others} have another {what} than process 0: expected the same"
+            f"processes {different} have another {name} than process 0: expected the same"
         )
 
 
 def main_first(make: Callable[[], Any]) -> Any:
-    """`make()`, by process 0 before all others: what it downloads they find, if they share a disk.
+    """Return `make()`, called by process 0 before all others, which find its downloads on disk.
 
     An error of process 0 does not keep the others waiting.
     """
@@ -150,26 +158,30 @@ def main_first(make: Callable[[], Any]) -> Any:
 
 
 def broadcast_from_main(make: Callable[[], Any], like: Any) -> Any:
-    """What `make()` gives on process 0, on every process, bit for bit; the others do not call it.
+    """Return on every process, bit for bit, the result of `make()` on process 0.
 
     Args:
-        like: a pytree with the structure, shapes and dtypes of it; only looked at.
+        make: is called by process 0 alone.
+        like: a pytree with the structure, shapes and dtypes of the result.
     """
     if count() == 1:
         return make()
+
+    # Processes exchange one array of bytes: dtypes survive, also those that JAX would narrow.
     leaves, structure = jax.tree.flatten(like)
-    raw = np.zeros(
-        sum(np.dtype(x.dtype).itemsize * np.prod(x.shape, dtype=int) for x in leaves), np.uint8
-    )
+    sizes = [np.dtype(x.dtype).itemsize * np.prod(x.shape, dtype=int) for x in leaves]
+    raw = np.zeros(sum(sizes), np.uint8)
     if is_main():
-        made = zip(leaves, structure.flatten_up_to(make()), strict=True)
-        arrays = [np.asarray(x, own.dtype).reshape(own.shape) for own, x in made]
+        results = zip(structure.flatten_up_to(make()), leaves, strict=True)
+        arrays = [np.asarray(x, leaf.dtype).reshape(leaf.shape) for x, leaf in results]
         raw = np.frombuffer(b"".join(x.tobytes() for x in arrays), np.uint8)
-    raw, at, arrays = multihost_utils.broadcast_one_to_all(raw).tobytes(), 0, []
-    for own in leaves:
-        array = np.frombuffer(raw, own.dtype, np.prod(own.shape, dtype=int), at)
-        arrays.append(array.reshape(own.shape))
-        at += array.nbytes
+    raw = np.asarray(multihost_utils.broadcast_one_to_all(raw)).tobytes()
+
+    arrays, offset = [], 0
+    for leaf, size in zip(leaves, sizes, strict=True):
+        flat = np.frombuffer(raw, leaf.dtype, np.prod(leaf.shape, dtype=int), offset)
+        arrays.append(flat.reshape(leaf.shape))
+        offset += size
     return structure.unflatten(arrays)
 
 
@@ -177,41 +189,45 @@ def broadcast_from_main(make: Callable[[], Any], like: Any) -> Any:
 
 
 def map_rows(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """`function(rows)`, each process computing as many rows of it, filled up with the first."""
+    """Return `function(rows)`, of which each process computes an equal part.
+
+    The first rows fill up the last part.
+    """
     if count() == 1:
         return function(rows)
-    each = -(-len(rows) // count())
-    own = rows[np.arange(jax.process_index() * each, (jax.process_index() + 1) * each) % len(rows)]
-    return multihost_utils.process_allgather(function(own), tiled=True)[: len(rows)]
+    size = -(-len(rows) // count())
+    begin = jax.process_index() * size
+    part = rows[np.arange(begin, begin + size) % len(rows)]
+    return multihost_utils.process_allgather(function(part), tiled=True)[: len(rows)]
 
 
 def put(tree: Any, sharding: Sharding) -> Any:
-    """Arrays that every process has, on the devices of all."""
+    """Move arrays that every process holds to the devices of all processes."""
 
-    def one(x: Any) -> jax.Array:
+    def put_array(x: Any) -> jax.Array:
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
-    return jax.tree.map(one, tree) if count() > 1 else jax.device_put(tree, sharding)
+    return jax.tree.map(put_array, tree) if count() > 1 else jax.device_put(tree, sharding)
 
 
 def fetch(tree: Any) -> Any:
-    """Arrays on the devices of all, whole on every process, as NumPy arrays."""
+    """Return arrays on the devices of all processes as whole NumPy arrays on every process."""
     if not all(x.is_fully_replicated or x.is_fully_addressable for x in jax.tree.leaves(tree)):
-        tree = _whole(jax.tree.leaves(tree)[0].sharding.mesh)(tree)
+        tree = _replicate(jax.tree.leaves(tree)[0].sharding.mesh)(tree)
     return jax.device_get(tree)
 
 
 @functools.cache
-def _whole(mesh: Mesh) -> Callable[[Any], Any]:
+def _replicate(mesh: Mesh) -> Callable[[Any], Any]:
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
 
 
 def connect(mesh: Mesh) -> Mesh:
-    """`mesh`, with all connections made that its programs need.
+    """Return `mesh` after all connections that its programs need are made.
 
-    They would be made when a program first runs, and gloo waits 30 s for the other side: less than
-    compiling may take longer on one host than on another.
+    Otherwise the first run of a program makes them, and gloo waits only 30 s for the other side;
+    one host may compile longer than that after another.
     """
     if count() > 1:
         barrier()

@@ -1,4 +1,4 @@
-"""What a person sees of a long step: a live bar on a terminal, a line now and then in a log."""
+"""Progress of long work: a live bar on a terminal, or a line every few seconds in a log."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,17 +14,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-LOG_SECONDS = 15.0  # between two lines where there is no terminal to redraw
+LOG_SECONDS = 15.0  # between two lines without a terminal
 console = Console(stderr=True, highlight=False)
 
 
 @contextmanager
 def progress(title: str, total: int, start: int = 0) -> Iterator[Callable[..., None]]:
-    """Show `title` over `total` units; yields `advance(n=1, note="")`.
+    """Show the progress of some work; yield `advance(n=1, note="")`.
 
     Args:
-        title: what runs, e.g. "train".
-        total: units in all (steps, images, bytes).
+        title: the name of the work, such as "train".
+        total: the number of units (steps, images, bytes).
         start: units done before this process began; they do not count towards the rate.
     """
     if console.is_terminal:

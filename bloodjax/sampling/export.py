@@ -1,4 +1,4 @@
-"""Samples as other programs take them: a folder of PNG files, a grid, an .npz."""
+"""Samples for other programs: a folder of PNG files, a grid, an .npz."""
 
 import json
 import shutil
@@ -12,34 +12,20 @@ from bloodjax.images import tile
 from bloodjax.runtime.files import atomic_write, name_errors
 from bloodjax.sampling.samples import read_samples
 
-FORMATS = ("png", "grid")
-SIDE = 8  # a grid shows so many images squared
-
-
-def check(formats: Sequence[str]) -> list[str]:
-    """The names in `formats`, of which a flag's "a,b" arrives as one.
-
-    Raises:
-        ValueError: there is no such format.
-    """
-    names = list(filter(None, ",".join(formats).split(",")))
-    if unknown := [name for name in names if name not in FORMATS]:
-        raise ValueError(f"sample.export={','.join(unknown)}: expected {' or '.join(FORMATS)}")
-    return names
+SIDE = 8  # images along a side of a grid
 
 
 def export_run(workdir: Path, formats: Sequence[str], classes: Sequence[str]) -> None:
-    """Write a run's samples once more, each seed's by themselves.
+    """Write the samples of a run in further formats, each seed by itself.
 
-    "png" writes samples/seedS/000000.png and so on, and "grid" samples-seedS.png. What is there of
-    an earlier command is replaced.
+    Replaces the files of an earlier export.
 
     Args:
-        workdir: with samples.npz.
-        formats: as `check` takes them.
-        classes: of the data; samples that have a label lie in a folder of their class.
+        workdir: the folder of the run, with samples.npz.
+        formats: "png" writes samples/seedS/000000.png and so on, "grid" samples-seedS.png.
+        classes: the class names. Images with a label go into a folder of their class.
     """
-    if not (formats := check(formats)):
+    if not formats:
         return
     samples = read_samples(workdir)
     for seed, images, labels in zip(samples.seeds, samples.images, samples.labels, strict=True):
@@ -59,19 +45,20 @@ def write_images(
     classes: Sequence[str] = (),
     **about: object,
 ) -> None:
-    """Write images to `out`: NAME.npz, NAME.png (all in one grid), or else a folder of PNG files.
+    """Write images to NAME.npz, to NAME.png as one grid, or to a folder of PNG files.
 
-    The folder appears when it is whole.
+    The folder appears when it is complete.
 
     Args:
+        out: the file or the folder.
         images: uint8 [N, H, W, 1 or 3].
-        labels: int [N] or None; -1 says that an image has none. Those that have one lie in a folder
-            of its class, and are `labels` of an .npz.
-        classes: names of the classes.
-        about: what else an .npz is to say, as JSON.
+        labels: int [N], -1 for no label; None for no labels. Images with a label go into a folder
+            of their class. An .npz holds the labels.
+        classes: the class names.
+        about: further values for an .npz, written as JSON.
 
     Raises:
-        FileExistsError: there is a folder of that name already.
+        FileExistsError: the folder exists.
     """
     if labels is None:
         labels = np.full(len(images), -1, np.int32)
@@ -90,15 +77,15 @@ def write_images(
 def write_folder(
     folder: Path, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> None:
-    """000000.png and so on, those with a label in a folder of its class."""
+    """Write 000000.png and so on, images with a label in a folder of their class."""
     if folder.exists():
         raise FileExistsError(f"{folder} exists: choose another name, or move it away")
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # a killed process left it
     with name_errors(part):
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            where = part / classes[label] if label >= 0 else part
-            where.mkdir(parents=True, exist_ok=True)
+            parent = part / classes[int(label)] if label >= 0 else part
+            parent.mkdir(parents=True, exist_ok=True)
             grey = image.shape[2] == 1
-            Image.fromarray(image[..., 0] if grey else image).save(where / f"{i:06}.png")
+            Image.fromarray(image[..., 0] if grey else image).save(parent / f"{i:06}.png")
         part.rename(folder)

@@ -13,7 +13,7 @@ from bloodjax.runtime import npz
 from bloodjax.runtime.files import atomic_write
 
 NAME = "samples.npz"
-MADE_BY = ("step", "sha256", "count", "weights", "options")
+MADE_BY = ("step", "sha256", "count", "weights", "sampler")
 
 
 class Samples(NamedTuple):
@@ -48,13 +48,13 @@ def write_samples_file(
     Args:
         workdir: the run's folder.
         samples: the contents; an existing file is replaced.
-        made_by: the model and the options, the keys of `MADE_BY`; None leaves them out.
+        made_by: the model and the sampler, the keys of `MADE_BY`; None leaves them out.
     """
     arrays = {name: np.asarray(value) for name, value in samples._asdict().items()}
     if made_by is not None:
         arrays["made_by"] = np.asarray(json.dumps(made_by))
     with atomic_write(workdir / NAME) as part, part.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] no array is an option
 
 
 def read_samples(workdir: Path, dataset: Dataset | None = None) -> Samples:
@@ -86,18 +86,17 @@ def read_samples(workdir: Path, dataset: Dataset | None = None) -> Samples:
 
 
 def read_made_by(workdir: Path) -> dict[str, Any]:
-    """Return the model and the options that made samples.npz, the keys of `MADE_BY`.
+    """Return the model and the sampler that made samples.npz, the keys of `MADE_BY`.
 
     Raises:
         ValueError: the file is damaged, or another program wrote it.
     """
     path = Path(workdir) / NAME
     try:
-        # Old files hold no weights: the moving average made all of them.
-        made_by = {"weights": "ema"} | json.loads(str(npz.read(path, "made_by")["made_by"]))
+        made_by = json.loads(str(npz.read(path, "made_by")["made_by"]))
         return {name: made_by[name] for name in MADE_BY}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is damaged or was not made here ({error}): move it away and sample again, "
+            f"{path} is damaged or of another program ({error}): move it away and sample again, "
             "--mode=sample"
         ) from None

@@ -3,14 +3,17 @@
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from bloodjax import features as spaces
+from bloodjax import options
 from bloodjax.data import Dataset
 from bloodjax.features import Extractor
+from bloodjax.options import Interval, Positive
 from bloodjax.runtime import processes
 from bloodjax.runtime.download import Unavailable
 from bloodjax.runtime.files import write_text
@@ -33,7 +36,7 @@ def make_extractors(features: Sequence[str]) -> dict[str, Extractor]:
         ValueError: an unknown space, or none that can be had.
     """
     found = {}
-    for name in ",".join(features).split(","):  # a flag's "a,b" arrives as one name
+    for name in features:
         try:
             found[name] = spaces.make(name)
         except Unavailable as error:
@@ -43,48 +46,54 @@ def make_extractors(features: Sequence[str]) -> dict[str, Extractor]:
     return found
 
 
-def check(*, features: Sequence[str], count: int, draws: int) -> list[str]:
-    """Refuse, before any work, what `run` could not do: ValueError naming the value.
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How to score.
 
-    Returns:
-        Those of `features` that can be had, on every process; weights are downloaded for it.
+    Attributes:
+        features: feature spaces to compare in, "name" or "name:protocol".
+        count: images per side; all images where there are fewer.
+        draws: sets of real images to compare one model with, for the σ of their choice.
     """
-    if count < 2:
-        raise ValueError(f"score.count={count}: expected at least 2, a covariance needs as many")
-    if draws < 1:
-        raise ValueError(f"score.draws={draws}: expected at least 1")
-    found = processes.main_first(lambda: make_extractors(features))
-    what = [(e.name, e.sha256, e.protocol) for e in found.values()]
-    processes.require_equal("feature spaces", what)
-    return list(found)
+
+    features: tuple[str, ...] = (JUDGE,)
+    count: Annotated[int, Interval(2)] = 10_000  # a covariance needs two
+    draws: Positive = 5
+
+    def __post_init__(self) -> None:
+        options.check(type(self), "score", vars(self))
+
+
+def keep_available(config: ScoreConfig) -> ScoreConfig:
+    """Return `config` with the feature spaces that every process can load; download weights."""
+    extractors = processes.main_first(lambda: make_extractors(config.features))
+    identity = [(e.name, e.sha256, e.protocol) for e in extractors.values()]
+    processes.require_equal("feature spaces", identity)
+    return replace(config, features=tuple(extractors))
 
 
 def write_scores(
     workdir: Path,
     dataset: Dataset,
-    *,
-    features: Sequence[str] = (JUDGE,),
-    count: int = 10_000,
-    draws: int = 5,
+    config: ScoreConfig,
 ) -> dict[str, Any]:
     """Score each seed's samples against the data and write scores.json.
 
     Args:
         workdir: the run's folder, with samples.npz.
-        dataset: the real images; `count` of them are drawn, the same ones for every run.
-        features: the feature spaces to compare in, "name" or "name:protocol".
-        count: images on each side; all there are where there are fewer (n_real, n_fake say so).
-        draws: sets of real images that one model is compared with, for the σ of that choice.
+        dataset: the real images; `config.count` of them are drawn, the same ones for every run.
+        config: how to score.
 
     Returns:
         What scores.json holds: {"scores": one object per seed and space, "summary": one per space};
         on other processes than 0, whose share are features only, nothing in both.
     """
+    count, draws = config.count, config.draws
     samples = read_samples(workdir, dataset)
     fakes = samples.images[:, :count]
     # twice `count`, so that the floor is measured on sets as near as can be to the score's own size
     rows = shuffled_rows(dataset, SUBSET_SEED)[: 2 * count]
-    extractors = list(make_extractors(features).values())
+    extractors = list(make_extractors(config.features).values())
     judge = next((e for e in extractors if e.name == JUDGE), None) or spaces.make(JUDGE)
     judges = judge.classes == dataset.classes
     turns = len(extractors) + (judges and judge not in extractors)

@@ -1,4 +1,4 @@
-"""Training states on disk: one folder per step, whole or not there, and checked when read."""
+"""Checkpoints: one folder per step, written whole and verified when read."""
 
 import hashlib
 import json
@@ -24,46 +24,54 @@ EVALUATION = "evaluation.json"
 
 
 class Damaged(ValueError):
-    """A checkpoint is not as it was written."""
+    """A checkpoint differs from what was written."""
 
 
 class Checkpoints:
-    """The checkpoints in `folder`, of which the newest `keep` are kept, and the best.
+    """The checkpoints in `folder`: the newest `keep`, and the best.
 
-    STEP/default/ is orbax's; STEP/sha256.txt has the digests of its files, since orbax reads an
-    array of which a byte has changed and says nothing: `sha256sum -c sha256.txt` checks them, too.
-    STEP/evaluation.json says how good it is, if that was found out.
+    Orbax writes STEP/default/. STEP/sha256.txt holds the digests of its files, since orbax reads an
+    array with a changed byte without an error; `sha256sum -c sha256.txt` verifies them as well.
+    STEP/evaluation.json holds the evaluation, if there was one.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = folder.absolute(), keep
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, rising."""
+        """Return the steps with a checkpoint, rising."""
         return sorted(int(p.name) for p in self.folder.glob("[0-9]*") if p.name.isdecimal())
 
     def best(self) -> int | None:
-        """The step with the lowest mean, of those evaluated as the newest of them was; or None."""
-        found = {s: e for s in self.steps() if (e := _evaluation(self.folder / str(s)))}
-        alike = [step for step, (how, _) in found.items() if how == found[max(found)][0]]
-        return min(alike, key=lambda step: found[step][1], default=None)
+        """Return the step with the lowest mean evaluation, or None.
+
+        Evaluations made in another way than the newest one do not count.
+        """
+        evaluations = {s: e for s in self.steps() if (e := _evaluation(self.folder / str(s)))}
+        if not evaluations:
+            return None
+        newest, _ = evaluations[max(evaluations)]
+        means = {step: mean for step, (origin, mean) in evaluations.items() if origin == newest}
+        return min(means, key=means.__getitem__)
 
     def save(self, step: int, state: Any, evaluation: Mapping[str, Any] | None = None) -> None:
-        """Write `state`, a pytree of NumPy arrays; returns when it is on disk.
+        """Write a state and return when it is on disk.
 
-        With several processes process 0 does, and the others return at once.
+        With several processes, process 0 writes and the rest return at once.
 
         Args:
-            evaluation: how good it is, for JSON: "values", one a seed, lower is better; all else
-                in it says how they were made.
+            step: the number of the checkpoint.
+            state: a pytree of NumPy arrays.
+            evaluation: for JSON; "values" are one per seed, lower is better, and the rest says how
+                they were made.
 
         Raises:
-            OSError: it cannot be written; the checkpoints before are left as they are.
+            OSError: the checkpoint cannot be written; earlier checkpoints stay unchanged.
         """
         if not processes.is_main():
             return
-        for left in filter(Path.is_dir, self.folder.glob(".*")):  # by a process killed in here
-            shutil.rmtree(left)
+        for stale in filter(Path.is_dir, self.folder.glob(".*")):  # a killed process left it
+            shutil.rmtree(stale)
         part = self.folder / ".part"
         part.mkdir(parents=True)
         try:
@@ -74,21 +82,22 @@ class Checkpoints:
             write_text(part / SUMS, _sums(part))
             part.rename(self.folder / str(step))
         except OSError:
-            shutil.rmtree(part, ignore_errors=True)  # room for what is tried next
+            shutil.rmtree(part, ignore_errors=True)  # make room for the next attempt
             raise
         for old in {*self.steps()[: -self.keep]} - {self.best()}:
-            gone = self.folder / f".{old}"  # half of a checkpoint must not look like one
-            (self.folder / str(old)).rename(gone)
-            shutil.rmtree(gone)
+            hidden = self.folder / f".{old}"  # half of a checkpoint must not look like one
+            (self.folder / str(old)).rename(hidden)
+            shutil.rmtree(hidden)
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state saved at `step`, as NumPy arrays.
+        """Return the state of a checkpoint, as NumPy arrays.
 
         Args:
-            like: a pytree with the structure, shapes and dtypes of what was saved; only looked at.
+            step: the number of the checkpoint.
+            like: a pytree with the structure, shapes and dtypes of the state.
 
         Raises:
-            Damaged: a file of it is not as it was written.
+            Damaged: a file differs from what was written.
         """
         folder = self.folder / str(step)
         _verify(folder)
@@ -97,12 +106,15 @@ class Checkpoints:
             return reader.restore(folder / "default", args=ocp.args.StandardRestore(template))
 
     def restore_newest(self, like: Any) -> tuple[int, Any] | None:
-        """The newest step that is whole and its state; None if there is no checkpoint at all.
+        """Return the newest intact step and its state, or None if there is no checkpoint.
 
-        Damaged ones are passed over, said so, and renamed to STEP.damaged.
+        Damaged checkpoints are reported and renamed to STEP.damaged.
+
+        Args:
+            like: a pytree with the structure, shapes and dtypes of the state.
 
         Raises:
-            Damaged: all are; each is named and none is touched.
+            Damaged: all checkpoints are damaged; the message names each, and none is renamed.
         """
         damaged: dict[int, Damaged] = {}
         for step in reversed(self.steps()):
@@ -113,7 +125,7 @@ class Checkpoints:
                 continue
             for bad, error in damaged.items():
                 self._put_aside(bad)
-                console.print(f"{error}: now {bad}.damaged; step {step} is whole", soft_wrap=True)
+                console.print(f"{error}: now {bad}.damaged; step {step} is intact", soft_wrap=True)
             return step, state
         if damaged:
             names = "; ".join(map(str, damaged.values()))
@@ -122,35 +134,35 @@ class Checkpoints:
 
     def _put_aside(self, step: int) -> None:
         aside = self.folder / f"{step}.damaged"
-        shutil.rmtree(aside, ignore_errors=True)  # what was damaged at this step before
+        shutil.rmtree(aside, ignore_errors=True)  # an older damaged checkpoint of this step
         (self.folder / str(step)).rename(aside)
 
 
 def _reserve(file: Path, size: int) -> None:
-    """Find out whether there is room: where there is none, tensorstore prints tracebacks."""
+    """Raise OSError if `size` bytes do not fit; tensorstore would print tracebacks."""
     if hasattr(os, "posix_fallocate"):  # macOS has none
-        with name_errors(file), file.open("wb") as held:
-            os.posix_fallocate(held.fileno(), 0, size)
+        with name_errors(file), file.open("wb") as handle:
+            os.posix_fallocate(handle.fileno(), 0, size)
         file.unlink()
 
 
 def _orbax() -> ocp.Checkpointer:
-    """What reads and writes, in this process alone: arrays on the host are whole on every one."""
+    """Return a checkpointer of this process alone: each process holds whole arrays."""
     alone = MultiprocessingOptions()
     if processes.count() > 1:
-        own = jax.process_index()
-        alone = MultiprocessingOptions(own, {own}, barrier_sync_key_prefix=f"process{own}")
+        index = jax.process_index()
+        alone = MultiprocessingOptions(index, {index}, barrier_sync_key_prefix=f"process{index}")
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _write(folder: Path, state: Any) -> None:
-    """Orbax's checkpoint of `state`; a full disk is an OSError as it is everywhere else."""
-    logging.disable(logging.CRITICAL)  # its threads log the error that is raised here anyway
+    """Write `state` by orbax; a full disk raises OSError, as it does elsewhere."""
+    logging.disable(logging.CRITICAL)  # orbax's threads log the error that is raised here anyway
     try:
         with _orbax() as writer:
             writer.save(folder, args=ocp.args.StandardSave(state))
-    except ValueError as error:  # tensorstore's, the system's number in its text
+    except ValueError as error:  # tensorstore's, with the system's error number in its text
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code is None:
             raise
@@ -160,19 +172,19 @@ def _write(folder: Path, state: Any) -> None:
 
 
 def _evaluation(folder: Path) -> tuple[dict[str, Any], float] | None:
-    """How a checkpoint was evaluated, and its mean; None if it was not, or that is damaged."""
+    """Return how a checkpoint was evaluated and its mean; None without an intact evaluation."""
     try:
         raw, sums = ((folder / name).read_bytes() for name in (EVALUATION, SUMS))
     except FileNotFoundError:
         return None
     if f"{hashlib.sha256(raw).hexdigest()}  {EVALUATION}".encode() not in sums.splitlines():
         return None
-    how = json.loads(raw)
-    return how, float(np.mean(how.pop("values")))
+    origin = json.loads(raw)
+    return origin, float(np.mean(origin.pop("values")))
 
 
 def _sums(folder: Path) -> str:
-    """The sha256 of every file below `folder`, one a line, as sha256sum reads them."""
+    """Return the sha256 of every file below `folder`, in the format of sha256sum."""
     lines = []
     for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS):
         with file.open("rb") as content:
@@ -182,12 +194,12 @@ def _sums(folder: Path) -> str:
 
 
 def _verify(folder: Path) -> None:
-    """Damaged, naming a file, unless all are as they were when the digests were taken."""
+    """Raise Damaged, naming a file, unless all files match their digests."""
     try:
-        then = (folder / SUMS).read_bytes().splitlines()
+        written = (folder / SUMS).read_bytes().splitlines()
     except FileNotFoundError:
         raise Damaged(f"{folder} has no {SUMS}") from None
-    changed = set(then) - set(_sums(folder).encode().splitlines())
-    if changed or not then:
+    changed = set(written) - set(_sums(folder).encode().splitlines())
+    if changed or not written:
         file = min(changed, default=b"").decode(errors="replace").partition("  ")[2] or SUMS
         raise Damaged(f"{folder} is damaged ({file})")

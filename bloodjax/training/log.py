@@ -7,143 +7,175 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
 from bloodjax.methods import Metrics
 from bloodjax.runtime import processes
 from bloodjax.runtime.files import name_errors, write_text
-from bloodjax.runtime.progress import console
+from bloodjax.runtime.progress import console, progress
 
 NOT_LOSSES = {"seed", "step", "epoch", "images_per_s", "compile_s"}
 
 
-def write(
-    log: TextIO,
-    seeds: Sequence[int],
-    begin: int,
-    per_epoch: int,
-    chunk: Metrics,
-    speed: Mapping[str, float],
-    last: Mapping[str, Sequence[float]] | None = None,
-) -> str:
-    """Append the steps after `begin`; returns the last losses in words.
+class LogShape(NamedTuple):
+    """The sizes of a training.
 
-    Args:
-        log: the open file.
-        begin: steps done before.
-        per_epoch: steps in an epoch.
-        chunk: each value float [seeds, steps].
-        speed: "images_per_s", all seeds together, and "compile_s" if there was something to compile
-            first, which that does not count.
-        last: further values of the last of these steps, one a seed.
-
-    Raises:
-        FloatingPointError: a value is not finite; names it, its step and its seed.
+    Attributes:
+        seeds: the seeds, in the order of the metrics' leading axis.
+        steps_per_epoch: training steps in an epoch.
+        batch_size: images per step and seed.
+        total: training steps.
     """
-    values: dict[str, float] = {}
-    length = next(iter(chunk.values())).shape[1]
-    for i in range(length):
-        for row, seed in enumerate(seeds):
-            values = {name: float(x[row, i]) for name, x in chunk.items()}
-            if last and i == length - 1:
-                values |= {name: float(x[row]) for name, x in last.items()}
-            step = begin + i + 1
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    what = f"{name} is {value} at step {step} of seed {seed}"
-                    raise FloatingPointError(f"{what}; the last good checkpoint is kept")
-            where = {"seed": int(seed), "step": step, "epoch": (begin + i) // per_epoch}
-            timing = {name: round(value, 1) for name, value in speed.items()}
-            log.write(json.dumps(where | values | timing) + "\n")
-    return "  ".join(f"{k} {v:.3f}" for k, v in values.items() if k.endswith("_loss"))
 
-
-@contextmanager
-def appending(file: Path) -> Iterator[TextIO]:
-    """`file`, open for further lines; those of other processes than 0 go nowhere."""
-    file = file if processes.is_main() else Path(os.devnull)
-    with name_errors(file), file.open("a", encoding="utf-8") as log:
-        yield log
+    seeds: tuple[int, ...]
+    steps_per_epoch: int
+    batch_size: int
+    total: int
 
 
 class Log:
-    """What a training run writes to metrics.jsonl, one dispatch behind what it computes."""
+    """The log of a training run, which is written one dispatch behind the computation.
+
+    Args:
+        file: metrics.jsonl, open for appending.
+        shape: the sizes of the training.
+        advance: moves the progress bar, `advance(steps, note)`.
+        fetch: brings the metrics of a program to the host.
+        on_written: is called now, and whenever further lines can be read in the file.
+    """
 
     def __init__(
         self,
         file: TextIO,
-        tell: Callable[..., None],
+        shape: LogShape,
+        advance: Callable[..., None],
         fetch: Callable[[Any], Metrics],
-        seeds: Sequence[int],
-        per_epoch: int,
-        batch_size: int,
-        watch: Callable[[], None] | None = None,
+        on_written: Callable[[], None] | None = None,
     ) -> None:
-        """`tell(steps, note)` shows progress; `fetch` brings what a program gave to the host.
-
-        `watch` is called now, and after each dispatch when its lines can be read in the file.
-        """
-        self.file, self.tell, self.fetch = file, tell, fetch
-        self.seeds, self.per_epoch, self.batch_size = seeds, per_epoch, batch_size
+        self.file, self.shape, self.advance, self.fetch = file, shape, advance, fetch
         self.pending: tuple[int, Any, dict[str, float]] | None = None
-        self.speed: dict[str, float] = {}  # of the dispatch to come
-        self.watch = watch
-        if watch:
-            watch()
+        self.timing: dict[str, float] = {}  # of the next dispatch
+        self.on_written = on_written
+        if on_written:
+            on_written()
         self.mark = time.perf_counter()
 
-    def compiled(self, seconds: float) -> None:
-        """So long took what the dispatch to come needed first: no part of images per second."""
+    def record_compilation(self, seconds: float) -> None:
+        """Note the seconds that the next dispatch needs first; images per second exclude them."""
         console.print(f"training compiled in {seconds:.1f} s")
         self.mark += seconds
-        self.speed["compile_s"] = seconds
+        self.timing["compile_s"] = seconds
 
-    def follow(self, begin: int, chunk: Any) -> None:
-        """Write the dispatch before, once it is there; keep this one, the steps after `begin`."""
-        self.write_pending()
-        self.pending, self.speed = (begin, chunk, self.speed), {}
+    def record(self, begin: int, metrics: Any) -> None:
+        """Write the previous dispatch; keep `metrics`, of the steps after `begin`, for later."""
+        self._write_pending()
+        self.pending, self.timing = (begin, metrics, self.timing), {}
 
     def untimed(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """`function(*arguments)`, whose time is no part of images per second."""
+        """Return `function(*arguments)`; images per second exclude its time."""
         begin = time.perf_counter()
         result = function(*arguments)
         self.mark += time.perf_counter() - begin
         return result
 
-    def settle(self, evaluation: Mapping[str, Any] | None = None) -> None:
-        """Have all on disk: a checkpoint must not be ahead of its metrics.
+    def flush(self, evaluation: Mapping[str, Any] | None = None) -> None:
+        """Write all lines to disk: a checkpoint must not be ahead of its metrics.
 
         Args:
-            evaluation: of the last step: its "values", one a seed, and their "name".
+            evaluation: of the last step: its "name" and its "values", one per seed.
         """
-        self.write_pending({evaluation["name"]: evaluation["values"]} if evaluation else None)
+        self._write_pending({evaluation["name"]: evaluation["values"]} if evaluation else {})
         self.file.flush()
         if processes.is_main():
             os.fsync(self.file.fileno())
 
-    def write_pending(self, last: Mapping[str, Sequence[float]] | None = None) -> None:
+    def _write_pending(self, last: Mapping[str, Sequence[float]] | None = None) -> None:
         if self.pending is None:
             return
-        (begin, chunk, speed), self.pending = self.pending, None
-        chunk = self.fetch(chunk)
-        length = next(iter(chunk.values())).shape[1]
-        rate = length * self.batch_size * len(self.seeds) / (time.perf_counter() - self.mark)
+        (begin, metrics, timing), self.pending = self.pending, None
+        metrics = self.fetch(metrics)
+        length = next(iter(metrics.values())).shape[1]
+        images = length * self.shape.batch_size * len(self.shape.seeds)
+        rate = images / (time.perf_counter() - self.mark)
         self.mark = time.perf_counter()
-        speed["images_per_s"] = rate
-        losses = write(self.file, self.seeds, begin, self.per_epoch, chunk, speed, last)
-        if self.watch:
+        timing["images_per_s"] = rate
+        losses = write_lines(self.file, self.shape, begin, metrics, timing, last or {})
+        if self.on_written:
             self.file.flush()
-            self.watch()
-        self.tell(length, f"{rate:.0f} images/s  {losses}")
+            self.on_written()
+        self.advance(length, f"{rate:.0f} images/s  {losses}")
+
+
+def write_lines(
+    file: TextIO,
+    shape: LogShape,
+    begin: int,
+    metrics: Metrics,
+    timing: Mapping[str, float],
+    last: Mapping[str, Sequence[float]],
+) -> str:
+    """Append the lines of the steps after `begin`; return the last losses in words.
+
+    Args:
+        file: metrics.jsonl, open for appending.
+        shape: the sizes of the training.
+        begin: steps before these.
+        metrics: name -> float [seeds, steps].
+        timing: "images_per_s" of all seeds together; "compile_s" where a compilation came first.
+        last: further values of the last of these steps: name -> one value per seed.
+
+    Raises:
+        FloatingPointError: a value is not finite; the message names it, its step and its seed.
+    """
+    values: dict[str, float] = {}
+    length = next(iter(metrics.values())).shape[1]
+    for i in range(length):
+        for row, seed in enumerate(shape.seeds):
+            values = {name: float(x[row, i]) for name, x in metrics.items()}
+            if i == length - 1:
+                values |= {name: float(x[row]) for name, x in last.items()}
+            step = begin + i + 1
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise FloatingPointError(
+                        f"{name} is {value} at step {step} of seed {seed}; the last good "
+                        "checkpoint is kept"
+                    )
+            position = {
+                "seed": int(seed),
+                "step": step,
+                "epoch": (begin + i) // shape.steps_per_epoch,
+            }
+            rounded = {name: round(value, 1) for name, value in timing.items()}
+            file.write(json.dumps(position | values | rounded) + "\n")
+    return "  ".join(f"{k} {v:.3f}" for k, v in values.items() if k.endswith("_loss"))
+
+
+@contextmanager
+def open_log(
+    file: Path,
+    shape: LogShape,
+    done: int,
+    fetch: Callable[[Any], Metrics],
+    on_written: Callable[[], None] | None = None,
+) -> Iterator[Log]:
+    """Open `file` for the lines after step `done`, with a progress bar; see `Log`.
+
+    Lines of other processes than 0 are dropped.
+    """
+    file = file if processes.is_main() else Path(os.devnull)
+    with name_errors(file), file.open("a", encoding="utf-8") as lines:
+        with progress("train", shape.total, done) as advance:
+            yield Log(lines, shape, advance, fetch, on_written)
 
 
 def trim(file: Path, step: int) -> None:
-    """Drop the lines after `step`: they were written by a process that did not save so far.
+    """Drop the lines after `step`, which a process wrote that stopped before it saved them.
 
-    A line that is not JSON is dropped too: the last one, if that process died while writing it; of
-    any other it is said.
+    A line that is not JSON is dropped as well. The last line may be one, if the process was killed
+    while writing it; any other is reported.
     """
     text = file.read_bytes() if file.exists() else b""
     lines, kept = text.splitlines(), []
@@ -153,16 +185,16 @@ def trim(file: Path, step: int) -> None:
                 kept.append(line.decode() + "\n")
         except (ValueError, KeyError, TypeError):
             if number < len(lines):
-                console.print(f"{file}: line {number} is damaged and left out", soft_wrap=True)
+                console.print(f"{file}: line {number} is damaged and dropped", soft_wrap=True)
     if "".join(kept).encode() != text:
         write_text(file, "".join(kept))
 
 
 def read(path: Path) -> dict[str, dict[int, np.ndarray]]:
-    """{loss: {seed: float64 [n, 2] of (step, value), steps rising}}, {} where there is no file.
+    """Return the curves of a file: loss -> seed -> float64 [n, 2] of (step, value).
 
-    A step that was run again after a resume counts once, as last written; a last line that an
-    interruption cut short does not count.
+    Steps rise. A step that ran again after a resume counts once, as last written. A last line that
+    an interruption cut short does not count. Without a file there are no curves.
     """
     rows = {}
     for line in path.read_text("utf-8").splitlines() if path.exists() else ():

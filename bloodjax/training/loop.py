@@ -1,22 +1,27 @@
-"""Training: the loop that survives being stopped."""
+"""The training loop, which resumes where it was stopped."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+import optax
 
+from bloodjax import options
 from bloodjax.data import Dataset
-from bloodjax.methods import Method, accepts
+from bloodjax.methods import Method
+from bloodjax.options import Count, Interval, Positive, Seed
 from bloodjax.runtime import processes
-from bloodjax.runtime.progress import console, progress
+from bloodjax.runtime.progress import console
 from bloodjax.runtime.signals import defer_signals, exit_with_signal
-from bloodjax.training import autotune
-from bloodjax.training import log as metrics
+from bloodjax.training.autotune import choose_program, parse_strategies
 from bloodjax.training.checkpoint import Checkpoints, Damaged
+from bloodjax.training.log import Log, LogShape, open_log, trim
 from bloodjax.training.step import (
+    OptimizerConfig,
     State,
     abstract_states,
     advance,
@@ -25,61 +30,187 @@ from bloodjax.training.step import (
     make_optimizer,
     train_step,
 )
-from bloodjax.training.strategies import Batched, Loop
 
-# A state on the host -> {"name": of the measure, "values": one float a seed, lower is better}, and
-# in what other values it has, all for JSON, how that was made.
+# A state on the host -> {"name": of a measure, "values": one float per seed, lower is better}, and
+# further values for JSON that say how it was made.
 Evaluate = Callable[[State], Mapping[str, Any]]
 
 
-def check(
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the data.
+        batch_size: images per step and seed.
+        ema_decay: decay of the moving average of the parameters; 0 turns the average off.
+        scan_steps: steps per dispatch. 0 means 1 on a CPU, where convolutions in loops are slow,
+            and an epoch on an accelerator, where dispatches cost more than the loop.
+        strategy: how seeds are spread over devices; see `autotune.parse_strategies`.
+        checkpoint_epochs: epochs between checkpoints; the end always has one.
+        keep: how many of the newest checkpoints stay.
+        evaluate_count: images per seed to evaluate each checkpoint by, or 0. The best checkpoint
+            then stays as well.
+    """
+
+    epochs: Positive = 20
+    batch_size: Positive = 128
+    ema_decay: Annotated[float, Interval(0, 1, open_high=True)] = 0.0
+    scan_steps: Count = 0
+    strategy: str = "auto"
+    checkpoint_epochs: Positive = 1
+    keep: Positive = 2
+    evaluate_count: Count = 0
+
+    def __post_init__(self) -> None:
+        options.check(type(self), "train", vars(self))
+        parse_strategies(self.strategy)
+        if self.evaluate_count == 1:
+            raise ValueError("train.evaluate_count=1: expected 0 or at least 2, for a covariance")
+
+
+def check_seeds(*, seeds: tuple[Seed, ...]) -> None:
+    """Refuse seeds that are equal, or none at all: ValueError."""
+    options.check(check_seeds, "", {"seeds": seeds})
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={seeds}: expected different integers, at least one")
+
+
+def train(
+    method: Method,
+    dataset: Dataset,
+    workdir: Path,
     *,
     seeds: Sequence[int],
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    ema_decay: float,
-    checkpoint_epochs: int,
-    keep: int,
-    scan_steps: int,
-    strategy: str,
-    **others: Any,
-) -> None:
-    """Refuse, before any work, what `run` could not do: ValueError naming the value."""
-    accepts(train, "train", others)
-    autotune.parse_strategies(strategy)
-    rules = {
-        f"seeds={tuple(seeds)}: expected different integers in 0..2**32-1": seeds
-        and len(set(seeds)) == len(seeds)
-        and all(0 <= seed < 2**32 for seed in seeds),
-        f"train.epochs={epochs}: expected at least 1": epochs >= 1,
-        f"train.batch_size={batch_size}: expected at least 1": batch_size >= 1,
-        f"train.learning_rate={learning_rate}: expected more than 0": learning_rate > 0,
-        f"train.ema_decay={ema_decay}: expected 0 <= decay < 1": 0 <= ema_decay < 1,
-        f"train.checkpoint_epochs={checkpoint_epochs}: expected at least 1": checkpoint_epochs >= 1,
-        f"train.keep={keep}: expected at least 1": keep >= 1,
-        f"train.scan_steps={scan_steps}: expected at least 0": scan_steps >= 0,
-    }
-    for rule, holds in rules.items():
-        if not holds:
-            raise ValueError(rule)
+    optimizer: OptimizerConfig,
+    config: TrainConfig,
+    evaluate: Evaluate | None = None,
+    on_written: Callable[[], None] | None = None,
+) -> State:
+    """Train every seed to the end, from the last checkpoint in `workdir` if there is one.
+
+    Args:
+        method, dataset, workdir: the method, its images, and the folder of the run.
+        seeds, optimizer, config: one training per seed, and how each is trained.
+        evaluate: evaluates the state of a regular checkpoint.
+        on_written: is called before the first step and whenever metrics.jsonl has further lines.
+
+    Returns:
+        The final state, NumPy arrays with a leading seed axis.
+
+    Raises:
+        FloatingPointError: a loss or a parameter is not finite; earlier checkpoints remain.
+        Damaged: there are checkpoints and all of them are damaged.
+        SystemExit: SIGINT or SIGTERM came; the step was finished and saved first.
+    """
+    # The step, and how many of them
+    tx = make_optimizer(optimizer)
+    step = functools.partial(advance, functools.partial(train_step, method, tx, config.ema_decay))
+    shuffle = epoch_orders(seeds, len(dataset.images), config.batch_size)
+    per_epoch = -(-len(dataset.images) // config.batch_size)
+    total, save_every = config.epochs * per_epoch, config.checkpoint_epochs * per_epoch
+    dispatch = config.scan_steps or (1 if jax.default_backend() == "cpu" else per_epoch)
+
+    with defer_signals("step") as stop:
+        # The state, and the program that advances it
+        checkpoints = Checkpoints(workdir / "checkpoints", config.keep)
+        state = resume(checkpoints, method, tx, seeds, workdir / "metrics.jsonl")
+        done = int(state.step[0])
+        if done >= total:
+            return state
+        if done:
+            console.print(f"training goes on from step {done} of {total} ({workdir})")
+        arrays = (dataset.images, dataset.labels)
+        inputs = (dispatch, state, np.asarray(shuffle(0)), arrays)
+        program = choose_program(config.strategy, step, workdir / "strategy.json", *inputs)
+        state, data = program.put(state), [program.put_shared(array) for array in arrays]
+
+        shape = LogShape(tuple(seeds), per_epoch, config.batch_size, total)
+        with open_log(workdir / "metrics.jsonl", shape, done, program.fetch, on_written) as log:
+            for epoch in range(done // per_epoch, config.epochs):
+                order = program.put(shuffle(epoch), None, "data")
+                while done < (epoch + 1) * per_epoch:
+                    # Train
+                    length = min(dispatch, (epoch + 1) * per_epoch - done)
+                    if seconds := program.compile(length, state, order, *data):
+                        log.record_compilation(seconds)
+                    state, metrics = program(length, state, order, *data)
+                    log.record(done, metrics)
+                    done += length
+
+                    # Save; a signal that comes later waits for the next step
+                    signal = processes.largest(stop.signal)
+                    regular = done % save_every == 0 or done == total
+                    if signal or regular:
+                        save(checkpoints, program.fetch(state), log, evaluate if regular else None)
+                    if signal:
+                        exit_with_signal(signal, f"step {done} of {total} is saved")
+    return program.fetch(state)
+
+
+def resume(
+    checkpoints: Checkpoints,
+    method: Method,
+    tx: optax.GradientTransformation,
+    seeds: Sequence[int],
+    metrics: Path,
+) -> State:
+    """Return the state of the newest intact checkpoint, or else the initial one.
+
+    Drops the lines of metrics.jsonl after that state.
+    """
+
+    def restore_or_init() -> State:
+        newest = checkpoints.restore_newest(like)
+        return newest[1] if newest else init_states(method, tx, seeds)
+
+    like = abstract_states(method, tx, seeds)
+    state = processes.broadcast_from_main(restore_or_init, like)
+    trim(metrics, int(state.step[0]))
+    return state
+
+
+def save(checkpoints: Checkpoints, state: State, log: Log, evaluate: Evaluate | None) -> None:
+    """Evaluate `state` if there is an `evaluate`, and write it, its metrics first."""
+    step = int(state.step[0])
+    evaluation = log.untimed(evaluate, state) if evaluate else None
+    log.flush(evaluation)
+    checkpoints.save(step, check_finite(state, step), evaluation)
+
+
+def check_finite(state: State, step: int) -> State:
+    """Return `state`, or raise FloatingPointError naming an array that is not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if not np.all(np.isfinite(leaf)):
+            name = f"state{jax.tree_util.keystr(path)}"
+            raise FloatingPointError(
+                f"{name} is not finite after step {step}; the last good checkpoint is kept"
+            )
+    return state
 
 
 def restore(
-    method: Method, workdir: Path, *, seeds: Sequence[int], checkpoint: str = "newest"
+    method: Method,
+    tx: optax.GradientTransformation,
+    workdir: Path,
+    *,
+    seeds: Sequence[int],
+    checkpoint: str = "newest",
 ) -> State:
-    """The state of a checkpoint in `workdir`, NumPy arrays with a leading seed axis.
+    """Return the state of a checkpoint in `workdir`, NumPy arrays with a leading seed axis.
 
     Args:
-        checkpoint: "newest", or "best" of those that were evaluated.
+        method, tx, seeds: of the training.
+        workdir: the folder of the run.
+        checkpoint: "newest", or "best" of the evaluated ones.
 
     Raises:
-        FileNotFoundError: there is none.
-        Damaged: it is not as it was written. Another one would be another model.
+        FileNotFoundError: there is no such checkpoint.
+        Damaged: the checkpoint is damaged; another one would be another model.
     """
-    checkpoints, like = Checkpoints(workdir / "checkpoints"), abstract_states(method, seeds)
+    checkpoints, like = Checkpoints(workdir / "checkpoints"), abstract_states(method, tx, seeds)
 
-    def chosen() -> State:
+    def restore_chosen() -> State:
         if not (steps := checkpoints.steps()):
             raise FileNotFoundError(f"{checkpoints.folder} is empty: train first, --mode=train")
         step, remedy = steps[-1], "--mode=train makes it again from the one before"
@@ -93,130 +224,4 @@ def restore(
         except Damaged as error:
             raise Damaged(f"{error}: {remedy}") from None
 
-    return processes.broadcast_from_main(chosen, like)
-
-
-def train(
-    method: Method,
-    dataset: Dataset,
-    workdir: Path,
-    *,
-    seeds: Sequence[int],
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    ema_decay: float,
-    scan_steps: int,
-    strategy: str,
-    checkpoint_epochs: int,
-    keep: int,
-    evaluate: Evaluate | None = None,
-    watch: Callable[[], None] | None = None,
-) -> State:
-    """Train every seed to the end, from the last checkpoint in `workdir` if there is one.
-
-    Args:
-        seeds, epochs, batch_size: a training each; passes over `dataset`; images per step.
-        learning_rate, beta1, beta2: Adam's, constant.
-        ema_decay: of the moving average of the parameters; 0 turns it off.
-        scan_steps: steps per dispatch; 0 takes 1 on CPU, where convolutions in loops are slow, and
-            a whole epoch on an accelerator, where dispatches cost more than the loop.
-        strategy: how the seeds are spread over the devices: see `autotune.expand`.
-        checkpoint_epochs, keep: epochs between checkpoints, the end is always one; how many stay.
-        evaluate: how good is each of these? The best one stays, too.
-        watch: called before the first step and whenever metrics.jsonl has further lines.
-
-    Returns:
-        The final state, NumPy arrays with a leading seed axis.
-
-    Raises:
-        FloatingPointError: a loss or a parameter is not finite; the checkpoints before remain.
-        Damaged: there are checkpoints and none is as it was written.
-        SystemExit: SIGINT or SIGTERM; the step was finished and saved first.
-    """
-    tx = make_optimizer(learning_rate, beta1, beta2)
-    step = functools.partial(advance, functools.partial(train_step, method, tx, ema_decay))
-    data = dataset.images, dataset.labels
-    per_epoch = -(-len(dataset.images) // batch_size)
-    total = epochs * per_epoch
-    length = scan_steps or (1 if jax.default_backend() == "cpu" else per_epoch)
-    shuffle = epoch_orders(seeds, len(dataset.images), batch_size)
-    log_file, choice = workdir / "metrics.jsonl", workdir / "strategy.json"
-    checkpoints, like = Checkpoints(workdir / "checkpoints", keep), abstract_states(method, seeds)
-    with defer_signals("step") as stopped:
-        state = processes.broadcast_from_main(
-            lambda: (checkpoints.restore_newest(like) or (0, init_states(method, tx, seeds)))[1],
-            like,
-        )
-        begin = int(state.step[0])
-        metrics.trim(log_file, begin)
-        if begin >= total:
-            return state
-        if begin:
-            console.print(f"training goes on from step {begin} of {total} ({workdir})")
-        program = autotune.choose_program(strategy, step, choice, length, state, shuffle(0), data)
-        with metrics.appending(log_file) as file, progress("train", total, begin) as tell:
-            log = metrics.Log(file, tell, program.fetch, seeds, per_epoch, batch_size, watch)
-            for done, held in dispatches(program, state, shuffle, data, epochs, length, log):
-                # A signal after this line waits for the next step; all stop at the same one.
-                leaving = processes.largest(stopped[0] if stopped else 0)
-                regular = done % (per_epoch * checkpoint_epochs) == 0 or done == total
-                if leaving or regular:
-                    save(checkpoints, program.fetch(held), log, evaluate if regular else None)
-                if leaving:
-                    exit_with_signal(leaving, f"step {done} of {total} is saved")
-    return program.fetch(held)
-
-
-def save(
-    checkpoints: Checkpoints, state: State, log: metrics.Log, evaluate: Evaluate | None
-) -> None:
-    """Evaluate `state`, if it is to be, and write it, its metrics first."""
-    found, step = log.untimed(evaluate, state) if evaluate else None, int(state.step[0])
-    log.settle(found)
-    checkpoints.save(step, check_finite(state, step), found)
-
-
-def dispatches(
-    program: Loop | Batched,
-    state: State,
-    shuffle: Callable[[int], Any],
-    data: Sequence[np.ndarray],
-    epochs: int,
-    length: int,
-    log: metrics.Log,
-) -> Iterator[tuple[int, Any]]:
-    """Train from `state`, on the host, to the end of the last epoch, `length` steps at a time.
-
-    Args:
-        shuffle: epoch -> the order of its images, int32 [seeds, steps, batch].
-
-    Yields:
-        After each dispatch the steps done and the state, in the program's own form; it is used up
-        by the next. The device computes meanwhile.
-    """
-    done, compiled = int(state.step[0]), set()
-    state, data = program.put(state), [program.share(array) for array in data]
-    per_epoch = log.per_epoch
-    for epoch in range(done // per_epoch, epochs):
-        order = program.put(shuffle(epoch), None, "data")
-        while (left := (epoch + 1) * per_epoch - done) > 0:
-            now = min(length, left)
-            if now not in compiled:
-                compiled.add(now)
-                log.compiled(program.compile(now, state, order, *data))
-            state, chunk = program(now, state, order, *data)
-            log.follow(done, chunk)
-            done += now
-            yield done, state
-
-
-def check_finite(state: State, step: int) -> State:
-    """`state`, or FloatingPointError naming an array of it that training could not go on from."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        if not np.all(np.isfinite(leaf)):
-            what = f"state{jax.tree_util.keystr(path)} is not finite after step {step}"
-            raise FloatingPointError(f"{what}; the last good checkpoint is kept")
-    return state
+    return processes.broadcast_from_main(restore_chosen, like)

@@ -1,18 +1,19 @@
-"""How one seed's function is spread over all seeds and devices; the function knows of neither.
+"""Strategies: how the training of S seeds is spread over devices.
 
-A strategy is the name of a way to run training for S seeds:
+    loop            one program for each seed, dispatched one after the other, on one device
+    vmap, map       one program for all seeds on one device, by jax.vmap or jax.lax.map
+    sharded         one program for all seeds on all devices: seeds along a mesh axis `seed`,
+                    without communication, the batch of each seed along an axis `data`; several
+                    seeds of one device run one after the other
+    sharded-vmap, sharded-map    sharded, with the seeds of one device under vmap or map
 
-    loop            each seed dispatched by itself, on one device
-    vmap, map       all seeds in one program on one device, by jax.vmap or jax.lax.map
-    sharded         all seeds in one program over all devices: the seeds over a mesh axis `seed`,
-                    which needs no communication, each seed's batch over an axis `data`; a device's
-                    own seeds one after the other
-    sharded-vmap, sharded-map    the same, a device's own seeds by vmap or map
+The function that is spread trains one seed and knows of neither seeds nor devices.
 """
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,102 +27,137 @@ from bloodjax.runtime.progress import console
 
 STRATEGIES = ("loop", "vmap", "map", "sharded", "sharded-vmap", "sharded-map")
 
-# (length, state, order, images, labels) of one seed -> (state, metrics): `steps.advance`, and what
-# it becomes for all seeds, every array of state, order and metrics with a leading seed axis.
+# (length, state, order, images, labels) of one seed -> (state, metrics): see `step.advance`.
 Advance = Callable[..., tuple[Any, Any]]
 
 
-def unrolled(one: Callable[..., Any], state: Any, order: Array) -> Any:
-    """`one(state, order)` for seed after seed in one program."""
-    own = [jax.tree.map(lambda x, i=i: x[i], (state, order)) for i in range(len(order))]
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *(one(*each) for each in own))
+class Program(Protocol):
+    """Training of all seeds, compiled once per dispatch length.
 
+    `put` and `__call__` return trees in the program's own layout, which `fetch` turns back into
+    NumPy arrays with a leading seed axis.
+    """
 
-WAYS = {
-    "loop": unrolled,
-    "vmap": lambda one, state, order: jax.vmap(one)(state, order),
-    "map": lambda one, state, order: lax.map(lambda own: one(*own), (state, order)),
-}
+    def put(self, tree: Any, *axes: str | None) -> Any:
+        """Move arrays with a leading seed axis to the devices; `axes` shard their further axes."""
 
+    def put_shared(self, array: np.ndarray) -> Array:
+        """Move an array that all seeds read to the devices."""
+        ...
 
-def over_seeds(
-    way: str, advance: Advance, length: int, state: Any, order: Array, *data: Any
-) -> Any:
-    """`advance` of every seed along the leading axis of `state` and `order`."""
-    return WAYS[way](lambda *own: advance(length, *own, *data), state, order)
+    def compile(self, length: int, state: Any, order: Any, *data: Array) -> float:
+        """Compile the program for a call with these arguments.
+
+        Returns:
+            The seconds it took; 0 if a call of this length was compiled before.
+        """
+        ...
+
+    def __call__(self, length: int, state: Any, order: Any, *data: Array) -> tuple[Any, Any]:
+        """Take `length` steps of every seed, which uses up `state`; return state and metrics."""
+        ...
+
+    def fetch(self, tree: Any) -> Any:
+        """Return a tree of `put` or of a call as NumPy arrays with a leading seed axis."""
 
 
 class Loop:
-    """Each seed dispatched by itself: one compilation, and bitwise the lone run of that seed."""
+    """A `Program` that dispatches each seed alone: bitwise the run of that seed."""
 
     def __init__(self, advance: Advance) -> None:
-        every = functools.partial(over_seeds, "loop", advance)
-        self.compiled = jax.jit(every, static_argnums=0, donate_argnums=1)
+        self.compiled = jax.jit(advance, static_argnums=0, donate_argnums=1)
+        self.lengths: set[int] = set()  # compiled so far
 
-    def put(self, tree: Any, *_: str | None) -> list[Any]:
-        """Arrays with a leading seed axis -> one tree per seed, on the device."""
+    def put(self, tree: Any, *axes: str | None) -> list[Any]:
         seeds = range(len(jax.tree.leaves(tree)[0]))
-        return [jax.tree.map(lambda x, i=i: jnp.asarray(x[i : i + 1]), tree) for i in seeds]
+        trees = [jax.tree.map(operator.itemgetter(s), tree) for s in seeds]
+        return [jax.tree.map(jnp.asarray, tree) for tree in trees]
 
-    def share(self, array: np.ndarray) -> Array:
-        """What all seeds read, on the device once."""
+    def put_shared(self, array: np.ndarray) -> Array:
         return jnp.asarray(array)
 
-    def compile(self, length: int, states: list[Any], orders: list[Array], *data: Array) -> float:
-        """Be ready for this call; the seconds it took."""
-        return compilation.precompile(self.compiled, length, states[0], orders[0], *data)
+    def compile(self, length: int, state: list[Any], order: list[Array], *data: Array) -> float:
+        if length in self.lengths:
+            return 0.0
+        self.lengths.add(length)
+        return compilation.precompile(self.compiled, length, state[0], order[0], *data)
 
     def __call__(
-        self, length: int, states: list[Any], orders: list[Array], *data: Array
+        self, length: int, state: list[Any], order: list[Array], *data: Array
     ) -> tuple[list[Any], list[Any]]:
-        """`length` steps of every seed; `states` are used up."""
-        pairs = zip(states, orders, strict=True)
-        results = [self.compiled(length, state, order, *data) for state, order in pairs]
+        pairs = zip(state, order, strict=True)
+        results = [self.compiled(length, *pair, *data) for pair in pairs]
         return [state for state, _ in results], [metrics for _, metrics in results]
 
-    def fetch(self, trees: Sequence[Any]) -> Any:
-        """What `put` or a call gave, as NumPy arrays with a leading seed axis."""
-        return jax.tree.map(lambda *xs: np.concatenate(xs), *jax.device_get(list(trees)))
+    def fetch(self, tree: Sequence[Any]) -> Any:
+        return jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(list(tree)))
+
+
+def unroll(function: Callable[..., Any], state: Any, order: Array) -> Any:
+    """Call `function(state, order)` for seed after seed in one program."""
+    seeds = [jax.tree.map(operator.itemgetter(s), (state, order)) for s in range(len(order))]
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *(function(*seed) for seed in seeds))
+
+
+def vmap(function: Callable[..., Any], state: Any, order: Array) -> Any:
+    """Call `function(state, order)` for all seeds at once."""
+    return jax.vmap(function)(state, order)
+
+
+def loop_map(function: Callable[..., Any], state: Any, order: Array) -> Any:
+    """Call `function(state, order)` for seed after seed in a compiled loop."""
+    return lax.map(lambda seed: function(*seed), (state, order))
+
+
+PER_DEVICE = {"unroll": unroll, "vmap": vmap, "map": loop_map}  # the seeds of one device
 
 
 class Batched:
-    """All seeds in one program on a mesh `seed` × `data`; same methods as `Loop`.
+    """A `Program` with all seeds in one program, on a mesh `seed` × `data`.
 
-    Seeds by shard_map: plain jit over a seed axis that is sharded gathers whole arrays, this
-    nothing. The batch along the automatic axis `data`: it is enough that the order is sharded along
-    it, and losses, BatchNorm and gradients stay those of the whole batch. Where seeds do not divide
-    by the axis, the last one is computed again and dropped.
+    Seeds are divided by shard_map: plain jit over a sharded seed axis gathers whole arrays,
+    shard_map none. The batch is divided along the automatic axis `data`: sharding the order is
+    enough, and losses, BatchNorm and gradients stay those of the whole batch. Where the number of
+    seeds does not divide by the axis, the last seed is computed again and dropped.
     """
 
-    def __init__(self, advance: Advance, way: str, mesh: Mesh, seeds: int) -> None:
+    def __init__(self, advance: Advance, per_device: str, mesh: Mesh, seeds: int) -> None:
         self.mesh, self.seeds = mesh, seeds
-        own, shared = P("seed"), P()
+        spread = PER_DEVICE[per_device]
 
-        def every(length: int, *arguments: Any) -> tuple[Any, Any]:
+        def advance_all(length: int, state: Any, order: Array, *data: Array) -> tuple[Any, Any]:
+            def advance_device(state: Any, order: Array, *data: Array) -> tuple[Any, Any]:
+                return spread(lambda *seed: advance(length, *seed, *data), state, order)
+
             return jax.shard_map(
-                functools.partial(over_seeds, way, advance, length),
+                advance_device,
                 mesh=mesh,
-                in_specs=(own, own, *[shared] * (len(arguments) - 2)),
-                out_specs=own,
+                in_specs=(P("seed"), P("seed"), *[P()] * len(data)),
+                out_specs=P("seed"),
                 axis_names={"seed"},
-            )(*arguments)
+            )(state, order, *data)
 
         # The step itself makes metrics whole: fetching those of one need not wait for the next.
-        where = (None, NamedSharding(mesh, P())) if processes.count() > 1 else None
-        self.compiled = jax.jit(every, static_argnums=0, donate_argnums=1, out_shardings=where)
+        whole = (None, NamedSharding(mesh, P())) if processes.count() > 1 else None
+        self.compiled = jax.jit(
+            advance_all, static_argnums=0, donate_argnums=1, out_shardings=whole
+        )
+        self.lengths: set[int] = set()  # compiled so far
 
     def put(self, tree: Any, *axes: str | None) -> Any:
-        """Arrays with a leading seed axis, on the devices; `axes` shard those behind it."""
         sharding = NamedSharding(self.mesh, P("seed", *axes))
         rows = np.arange(self.seeds + -self.seeds % self.mesh.shape["seed"])
         if len(rows) > self.seeds:
             tree = jax.tree.map(lambda x: x[np.minimum(rows, self.seeds - 1)], tree)
         return processes.put(tree, sharding)
 
-    def share(self, array: np.ndarray) -> Array:
+    def put_shared(self, array: np.ndarray) -> Array:
         return processes.put(array, NamedSharding(self.mesh, P()))
 
     def compile(self, length: int, state: Any, order: Array, *data: Array) -> float:
+        if length in self.lengths:
+            return 0.0
+        self.lengths.add(length)
         return compilation.precompile(self.compiled, length, state, order, *data)
 
     def __call__(self, length: int, state: Any, order: Array, *data: Array) -> tuple[Any, Any]:
@@ -131,33 +167,43 @@ class Batched:
         return jax.tree.map(lambda x: x[: self.seeds], processes.fetch(tree))
 
 
-def mesh_shape(seeds: int, batch: int, devices: int) -> tuple[int, int]:
-    """Devices along `seed` and along `data`: no device computes more seeds than it must.
+def make_program(strategy: str, advance: Advance, seeds: int, batch: int) -> Program:
+    """Return the program of one of `STRATEGIES`."""
+    if strategy == "loop":
+        return Loop(advance)
+    devices = jax.devices() if strategy.startswith("sharded") else jax.devices()[:1]
+    per_device = "unroll" if strategy == "sharded" else strategy.removeprefix("sharded-")
+    return Batched(advance, per_device, make_mesh(seeds, batch, tuple(devices)), seeds)
 
-    First as few seeds one after the other as can be, then as many devices to each seed as are left
-    and divide its batch.
+
+def mesh_shape(seeds: int, batch: int, devices: int) -> tuple[int, int]:
+    """Return the numbers of devices along `seed` and along `data`.
+
+    A device computes as few seeds as possible. Each seed then gets as many devices as remain and
+    divide its batch.
     """
     divisors = [n for n in range(1, devices + 1) if devices % n == 0]
     rows = min(divisors, key=lambda n: (-(-seeds // n), n))
     return rows, max(n for n in range(1, devices // rows + 1) if batch % n == 0)
 
 
-@functools.cache  # what it says is said once
-def make_mesh(seeds: int, batch: int, devices: tuple[jax.Device, ...]) -> Mesh:
-    """The mesh of `layout`; says so if devices are left over.
+@functools.cache  # prints its message once
+def make_mesh(seeds: int, batch: int, devices: tuple[Any, ...]) -> Mesh:
+    """Return the mesh of `mesh_shape`; print a message if it leaves devices idle.
 
     Raises:
-        ValueError: so does it with several processes, one of which might have nothing to do.
+        ValueError: devices are left idle and there are several processes, one of which might have
+            no work.
     """
     rows, columns = mesh_shape(seeds, batch, len(devices))
     if rows * columns < len(devices):
-        said = (
+        message = (
             f"{rows * columns} of {len(devices)} devices are used: a batch of {batch} cannot be "
-            f"divided by {len(devices) // rows}; another train.batch_size can"
+            f"divided by {len(devices) // rows}; choose another train.batch_size"
         )
         if processes.count() > 1:
-            raise ValueError(said.replace("are used", "could be used"))
-        console.print(said)
+            raise ValueError(message)
+        console.print(message)
     mesh = jax.make_mesh(
         (rows, columns),
         ("seed", "data"),
@@ -167,17 +213,8 @@ def make_mesh(seeds: int, batch: int, devices: tuple[jax.Device, ...]) -> Mesh:
     return processes.connect(mesh)
 
 
-def make_program(strategy: str, advance: Advance, seeds: int, batch: int) -> Loop | Batched:
-    """The program of one of `STRATEGIES`."""
-    if strategy == "loop":
-        return Loop(advance)
-    devices = jax.devices() if strategy.startswith("sharded") else jax.devices()[:1]
-    way = "loop" if strategy == "sharded" else strategy.removeprefix("sharded-")
-    return Batched(advance, way, make_mesh(seeds, batch, tuple(devices)), seeds)
-
-
 def spread_over_devices(function: Callable[..., Array]) -> Callable[..., Array]:
-    """`function(params, stats, seed, indices)` of one seed, the indices spread over all devices."""
+    """Jit `function(params, stats, seed, indices)` of one seed, its indices over all devices."""
     mesh = make_mesh(1, jax.device_count(), tuple(jax.devices()))
     specs = (P(), P(), P(), P("data"))
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("data")))

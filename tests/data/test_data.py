@@ -5,7 +5,6 @@ import hashlib
 import http.server
 import io
 import os
-import pathlib
 import pickle
 import struct
 import threading

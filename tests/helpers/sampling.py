@@ -4,15 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bloodjax.sampling import sample
+from bloodjax.sampling.draw import SampleConfig, write_samples
 from bloodjax.training import step
+from bloodjax.training.step import OptimizerConfig
 from helpers.tiny import method
 
 OPTIONS = {"ddpm": {"steps": 5, "eta": 1.0, "clip": True, "variance": "posterior"}}
 
 
 def state(name, seeds=(0, 7)):
-    tx = step.make_optimizer(1e-3, 0.9, 0.999)
+    tx = step.make_optimizer(OptimizerConfig())
     init = jax.vmap(lambda seed: step.init_state(method(name), tx, seed))
     made = jax.device_get(init(jnp.asarray(seeds, jnp.uint32)))
     # Zero-initialised layers would make every chunking look right.
@@ -21,17 +22,16 @@ def state(name, seeds=(0, 7)):
     return made._replace(ema=noise)
 
 
-def draw(folder, name, count=11, chunk=4, **changes):
+def write(folder, name="vae", model=None, count=11, chunk=4, **changes):
+    """Write the samples of a tiny model; `changes` are of the SampleConfig."""
+    config = SampleConfig(count=count, chunk=chunk, **changes)
+    model = state(name) if model is None else model
+    write_samples(method(name), model, folder, config, OPTIONS.get(name, {}))
+
+
+def draw(folder, name, **changes):
     folder.mkdir()
-    sample.write_samples(
-        method(name),
-        state(name),
-        folder,
-        count=count,
-        chunk=chunk,
-        **OPTIONS.get(name, {}),
-        **changes,
-    )
+    write(folder, name, **changes)
     with np.load(folder / "samples.npz", allow_pickle=False) as file:
         return dict(file)
 

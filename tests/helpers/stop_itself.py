@@ -12,8 +12,7 @@ import threading
 from absl import app
 
 import launch
-from bloodjax.sampling import sample
-from bloodjax.scoring import score
+from bloodjax.sampling import draw
 from bloodjax.training import strategies
 from bloodjax.training.checkpoint import Checkpoints
 
@@ -43,6 +42,6 @@ def watch(place, name, begun):
 watch(strategies.Loop, "__call__", "step")
 watch(strategies.Batched, "__call__", "step")
 watch(Checkpoints, "save", "checkpoint")
-watch(sample, "write", "sample")
-watch(score, "run", "score")
-app.run(launch.start)
+watch(draw, "write_array", "sample")
+watch(launch, "write_scores", "score")
+app.run(launch.cli)

@@ -6,25 +6,23 @@ import jax
 import numpy as np
 
 from bloodjax.training import loop
+from bloodjax.training.step import OptimizerConfig
 from helpers.tiny import cells, method
 
-SETTINGS = {
-    "epochs": 2,
-    "batch_size": 16,
-    "learning_rate": 1e-3,
-    "beta1": 0.9,
-    "beta2": 0.999,
-    "ema_decay": 0.9,
-    "scan_steps": 0,
-    "strategy": "auto",
-    "checkpoint_epochs": 1,
-    "keep": 2,
-}
+SETTINGS = {"epochs": 2, "batch_size": 16, "ema_decay": 0.9}
 
 
-def run(workdir, name="vae", seeds=(0,), **changes):
+def run(workdir, name="vae", seeds=(0,), learning_rate=1e-3, evaluate=None, **changes):
     workdir.mkdir(exist_ok=True)
-    return loop.train(method(name), cells(), workdir, seeds=seeds, **(SETTINGS | changes))
+    return loop.train(
+        method(name),
+        cells(),
+        workdir,
+        seeds=seeds,
+        optimizer=OptimizerConfig(learning_rate=learning_rate),
+        config=loop.TrainConfig(**(SETTINGS | changes)),
+        evaluate=evaluate,
+    )
 
 
 def lines(workdir):

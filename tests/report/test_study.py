@@ -18,7 +18,7 @@ from configs import ablation, paper
 from configs.base import base
 
 ROOT = Path(__file__).parents[2]
-COLUMNS = ("sample.steps", "sample.clip")
+COLUMNS = ("sampler.steps", "sampler.clip")
 
 
 def config(name, method, **sample):
@@ -141,7 +141,7 @@ def test_the_study_is_the_three_configurations_with_five_seeds():
             assert own["train"]["epochs"] == 20 and own["train"]["batch_size"] == 128
             assert own["data"]["source"] == "bloodmnist"
             assert own.keys() == base("x").to_dict().keys()
-    assert paper.get_config().runs.ddpm.sample.steps == 1000
+    assert paper.get_config().runs.ddpm.sampler.steps == 1000
     assert paper.get_config().runs.vae.sample.count == 10_000
 
 
@@ -175,7 +175,7 @@ TINY = [
     "--config.runs.gan.method.discriminator_width=4",
 ]
 for name in ("ddpm", "ddpm_ancestral", "ddpm_few"):
-    own = ["method.widths=(8,8)", "method.timesteps=10", "sample.steps=5"]
+    own = ["method.widths=(8,8)", "method.timesteps=10", "sampler.steps=5"]
     TINY += [f"--config.runs.{name}.{change}" for change in own]
 for name in ("vae", "gan", "ddpm", "ddpm_ancestral", "ddpm_few"):
     TINY += [f"--config.runs.{name}.{key}=30" for key in ("sample.count", "score.count")]

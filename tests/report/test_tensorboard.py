@@ -303,7 +303,11 @@ def test_the_program_killed_and_started_again_shows_all_of_it(noise, tmp_path):
     flags = ["--config=configs/vae.py:quick", f"--workdir={tmp_path / 'run'}"]
     flags += [f"--config.data.path={noise}", "--config.method.width=4", "--config.seeds=3,0"]
     flags += ["--config.train.batch_size=64", "--config.train.epochs=2", "--config.log.tensorboard"]
-    flags += ["--config.train.evaluate=40", "--config.sample.count=40", "--config.score.count=40"]
+    flags += [
+        "--config.train.evaluate_count=40",
+        "--config.sample.count=40",
+        "--config.score.count=40",
+    ]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla"),
@@ -330,7 +334,7 @@ WITHOUT = """
 import sys
 sys.modules["tensorboardX"] = None
 import launch
-launch.app.run(launch.start)
+launch.app.run(launch.cli)
 """
 
 
@@ -348,6 +352,6 @@ def test_without_the_package_it_says_so_before_any_work(noise, tmp_path):
 
 def test_unasked_it_needs_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    tensorboard.check(tensorboard=False)
+    tensorboard.LogConfig(tensorboard=False)
     with pytest.raises(ValueError, match="pip install tensorboardX"):
-        tensorboard.check(tensorboard=True)
+        tensorboard.LogConfig(tensorboard=True)

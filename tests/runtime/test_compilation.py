@@ -75,7 +75,7 @@ def test_without_a_place_to_write_it_works_and_says_so(start, tmp_path):
     (tmp_path / "cache").write_text("")
     done, found = start()
     assert found["folder"] is None
-    assert "compiled programs are not kept" in done.stderr and "cache/bloodjax" in done.stderr
+    assert "compiled programs are not cached" in done.stderr and "cache/bloodjax" in done.stderr
 
 
 def test_flags_are_read_after_everything_is_imported(start):

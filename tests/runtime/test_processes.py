@@ -17,7 +17,9 @@ import pytest
 from bloodjax import methods
 from bloodjax.runtime import processes as hosts
 from bloodjax.scoring import score
+from bloodjax.scoring.score import ScoreConfig
 from bloodjax.training import autotune, checkpoint, loop
+from bloodjax.training.step import OptimizerConfig, make_optimizer
 
 ROOT = Path(__file__).parents[2]
 SMALL = {  # tiny, and with few steps where a unit may be on either side of its kink: a few such
@@ -26,7 +28,7 @@ SMALL = {  # tiny, and with few steps where a unit may be on either side of its 
         "--config.method.width=4",
         "--config.method.discriminator_width=4",
         "--config.train.batch_size=200",
-        "--config.train.learning_rate=0.02",
+        "--config.optimizer.learning_rate=0.02",
         "--config.seeds=3",
     ],
     "vae": ["--config.method.width=4", "--config.train.batch_size=64"],
@@ -136,8 +138,10 @@ def succeed(*processes):
 
 
 def state(folder, seeds):
-    options = json.loads((folder / "config.json").read_text())["config"]["method"]
-    return loop.restore(methods.make(shape=(28, 28, 3), **options), folder, seeds=seeds)
+    config = json.loads((folder / "config.json").read_text())["config"]
+    method = methods.make(shape=(28, 28, 3), **config["method"])
+    tx = make_optimizer(OptimizerConfig(**config["optimizer"]))
+    return loop.restore(method, tx, folder, seeds=seeds)
 
 
 def check_alike(one, two, seeds, steps):
@@ -188,7 +192,7 @@ def test_stopped_or_killed_it_goes_on_where_it_was(alone, slurm, tmp_path):
     """Three seeds of the VAE, each process with its own ones, found as under SLURM."""
     one, two, seeds = tmp_path / "one", tmp_path / "two", [4, 2, 9]
     run = ["--config.seeds=4,2,9", "--config.train.epochs=3"]
-    run += ["--config.train.evaluate=20", "--config.sample.checkpoint=best"]
+    run += ["--config.train.evaluate_count=20", "--config.sample.checkpoint=best"]
 
     # A signal that reaches one of them stops both after the same step.
     stopped = slurm("vae", two, *run, stop=f"step:6:0:{int(signal.SIGTERM)}")
@@ -210,7 +214,7 @@ def test_stopped_or_killed_it_goes_on_where_it_was(alone, slurm, tmp_path):
 
 
 def test_processes_that_were_started_differently_refuse(pair, tmp_path):
-    rates = ((), ("--config.train.learning_rate=0.5",))
+    rates = ((), ("--config.optimizer.learning_rate=0.5",))
     for process in pair("gan", tmp_path / "run", last=rates):
         code, said = ended(process)
         assert code == 1
@@ -272,8 +276,8 @@ def test_process_0_goes_first_and_never_keeps_the_others_waiting(monkeypatch, ma
 
 def test_feature_spaces_are_compared_before_any_work(monkeypatch):
     compared = []
-    monkeypatch.setattr(hosts, "same", lambda what, value: compared.append((what, value)))
-    assert score.check(features=("bloodnet",), count=30, draws=1) == ["bloodnet"]
+    monkeypatch.setattr(hosts, "require_equal", lambda *arguments: compared.append(arguments))
+    assert score.keep_available(ScoreConfig()) == ScoreConfig()
     ((what, ((name, *_),)),) = compared
     assert (what, name) == ("feature spaces", "bloodnet")
 

@@ -28,10 +28,10 @@ def handlers():
 @pytest.mark.parametrize("first", signals.SIGNALS)
 @pytest.mark.parametrize("second", signals.SIGNALS)
 def test_the_first_is_noted_and_the_second_acts_at_once(handlers, first, second, capsys):
-    with signals.defer_signals("step") as stopped:
-        assert not stopped
+    with signals.defer_signals("step") as stop:
+        assert stop.signal == 0
         os.kill(os.getpid(), first)
-        assert stopped == [first]
+        assert stop.signal == first
         assert "stopping after this step; once more to stop at once" in capsys.readouterr().err
         with pytest.raises(AtOnce):
             os.kill(os.getpid(), second)

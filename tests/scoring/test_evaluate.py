@@ -12,26 +12,29 @@ from helpers.tiny import cells, method
 from helpers.training import equal, lines, run, timeless
 
 from bloodjax import methods
-from bloodjax.sampling import sample
+from bloodjax.sampling.draw import SampleConfig, digest, write_samples
 from bloodjax.scoring import evaluate, score
+from bloodjax.scoring.score import ScoreConfig
 from bloodjax.training import log as metrics
 from bloodjax.training import loop
 from bloodjax.training import step as steps
 from bloodjax.training.checkpoint import Checkpoints
 
 SEEDS = (0, 5)
+ADAM = steps.make_optimizer(steps.OptimizerConfig())
 
 
 @pytest.mark.parametrize(
     ("name", "weights"), [*((name, "ema") for name in methods.names()), ("vae", "raw")]
 )
 def test_the_value_is_that_of_the_scores(name, weights, tmp_path, capsys):
-    drawn = {"count": 30, "chunk": 8, "weights": weights, **OPTIONS.get(name, {})}
-    found = evaluate.make_evaluator(method(name), cells(), **drawn)(state(name, SEEDS))
-    sample.write_samples(method(name), state(name, SEEDS), tmp_path, **drawn | {"count": 50})
-    scores = score.write_scores(tmp_path, cells(), features=("bloodnet",), count=30, draws=1)[
-        "scores"
-    ]
+    config, sampler = SampleConfig(count=50, chunk=8, weights=weights), OPTIONS.get(name, {})
+    judge = evaluate.make_evaluator(method(name), cells(), 30, config, sampler)
+    found = judge(state(name, SEEDS))
+    write_samples(method(name), state(name, SEEDS), tmp_path, config, sampler)
+    scores = score.write_scores(
+        tmp_path, cells(), ScoreConfig(features=("bloodnet",), count=30, draws=1)
+    )["scores"]
     assert found == {
         "name": scores[0]["name"],
         "values": [s["value"] for s in scores],
@@ -45,7 +48,7 @@ def test_the_value_is_that_of_the_scores(name, weights, tmp_path, capsys):
 
 
 def test_it_is_written_beside_the_losses_and_the_state(tmp_path):
-    by_20 = evaluate.make_evaluator(method(), cells(), count=20, chunk=8)
+    by_20 = evaluate.make_evaluator(method(), cells(), 20, SampleConfig(chunk=8), {})
     plain = run(tmp_path / "plain", seeds=SEEDS)
     equal(plain, run(tmp_path / "run", seeds=SEEDS, evaluate=by_20))
     rows = [row for row in lines(tmp_path / "run") if "fd_bloodnet" in row]
@@ -58,8 +61,9 @@ def test_it_is_written_beside_the_losses_and_the_state(tmp_path):
 
 
 def test_of_no_images_there_is_none_and_real_ones_are_as_many_as_there_are():
-    assert evaluate.make_evaluator(method(), cells(), count=0, chunk=8) is None
-    found = evaluate.make_evaluator(method(), cells(), count=50, chunk=8)(state("vae", SEEDS))
+    config = SampleConfig(chunk=8)
+    assert evaluate.make_evaluator(method(), cells(), 0, config, {}) is None
+    found = evaluate.make_evaluator(method(), cells(), 50, config, {})(state("vae", SEEDS))
     assert (found["n_real"], found["n_fake"], len(found["values"])) == (40, 50, 2)
 
 
@@ -75,7 +79,7 @@ class Killed(BaseException):
 def judge(held):
     """A function of the state, lowest at step 6."""
     seeds = (jax.tree.map(lambda x, s=s: x[s], held.ema) for s in range(len(SEEDS)))
-    noise = [int(sample.digest(own)[:6], 16) / 16**6 for own in seeds]
+    noise = [int(digest(own)[:6], 16) / 16**6 for own in seeds]
     return {"name": "distance", "values": [abs(int(held.step[0]) - 7) + x for x in noise]}
 
 
@@ -99,19 +103,19 @@ def terminate():
 
 
 def write_and_terminate(begin):
-    write = metrics.write
+    write = metrics.write_lines
 
-    def acting(log, seeds, own, *rest):
-        if own == begin:
+    def acting(file, shape, first, *rest):
+        if first == begin:
             terminate()
-        return write(log, seeds, own, *rest)
+        return write(file, shape, first, *rest)
 
     return acting
 
 
 STOPS = {
-    "a signal in mid-epoch": (metrics, "write", lambda: write_and_terminate(3), 5),
-    "a signal at a checkpoint": (metrics, "write", lambda: write_and_terminate(4), 6),
+    "a signal in mid-epoch": (metrics, "write_lines", lambda: write_and_terminate(3), 5),
+    "a signal at a checkpoint": (metrics, "write_lines", lambda: write_and_terminate(4), 6),
     "a signal while it evaluates": (None, "", lambda: at(6, terminate, judge), 7),
     "a kill while it evaluates": (None, "", lambda: at(9, kill, judge), 6),
     "a kill after metrics": (Checkpoints, "save", lambda: at(9, kill, Checkpoints.save), 6),
@@ -135,13 +139,13 @@ def test_stopped_and_resumed_is_the_straight_run(stop, tmp_path, monkeypatch):
         assert Checkpoints(folder / "checkpoints").steps() == [6, 15], "the best and the newest"
         files.append((folder / "checkpoints" / "6" / "evaluation.json").read_bytes())
     assert files[0] == files[1]
-    best = [loop.restore(method(), x, seeds=SEEDS, checkpoint="best") for x in (one, two)]
+    best = [loop.restore(method(), ADAM, x, seeds=SEEDS, checkpoint="best") for x in (one, two)]
     assert best[0].step.tolist() == [6, 6]
     equal(*best)
 
 
 def test_only_regular_checkpoints_are_evaluated(tmp_path, monkeypatch):
-    monkeypatch.setattr(metrics, "write", write_and_terminate(3))
+    monkeypatch.setattr(metrics, "write_lines", write_and_terminate(3))
     with pytest.raises(SystemExit):
         run(tmp_path, evaluate=judge, **LONG | {"keep": 9})
     assert sorted(p.parent.name for p in tmp_path.glob("*/*/evaluation.json")) == ["3"]
@@ -154,28 +158,12 @@ def test_only_regular_checkpoints_are_evaluated(tmp_path, monkeypatch):
 def test_where_none_was_evaluated_the_newest_is_the_remedy(tmp_path):
     run(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"none was evaluated; .*sample\.checkpoint=newest"):
-        loop.restore(method(), tmp_path, seeds=(0,), checkpoint="best")
+        loop.restore(method(), ADAM, tmp_path, seeds=(0,), checkpoint="best")
 
 
 def test_a_damaged_best_is_not_replaced_by_another(tmp_path):
     run(tmp_path, evaluate=judge, **LONG)
     (tmp_path / "checkpoints" / "6" / "default" / "manifest.ocdbt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"6 is damaged .*sample\.checkpoint=newest"):
-        loop.restore(method(), tmp_path, seeds=SEEDS, checkpoint="best")
-    assert loop.restore(method(), tmp_path, seeds=SEEDS).step.tolist() == [15, 15]
-
-
-@pytest.mark.parametrize(
-    ("count", "checkpoint", "words"),
-    [
-        (-1, "newest", "train.evaluate=-1: expected 0 or at least 2"),
-        (1, "newest", "train.evaluate=1"),
-        (9, "last", "sample.checkpoint='last': expected newest or best"),
-        (0, "best", "train.evaluate=0 .*--config.train.evaluate=1000, or sample.checkpoint=newest"),
-    ],
-)
-def test_what_cannot_be_done_is_refused(count, checkpoint, words):
-    for fine in ((0, "newest"), (2, "newest"), (2, "best")):
-        evaluate.check(*fine)
-    with pytest.raises(ValueError, match=words):
-        evaluate.check(count, checkpoint)
+        loop.restore(method(), ADAM, tmp_path, seeds=SEEDS, checkpoint="best")
+    assert loop.restore(method(), ADAM, tmp_path, seeds=SEEDS).step.tolist() == [15, 15]

@@ -13,6 +13,7 @@ from bloodjax.runtime.download import Unavailable
 from bloodjax.sampling.samples import Samples, write_samples_file
 from bloodjax.scoring import score, tables
 from bloodjax.scoring.embedding import shuffled_rows
+from bloodjax.scoring.score import ScoreConfig
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def workdir(tmp_path, monkeypatch, tmp_path_factory):
 
 def test_run_scores_each_seed(workdir):
     dataset = a_dataset()
-    result = score.write_scores(workdir, dataset, count=30)
+    result = score.write_scores(workdir, dataset, ScoreConfig(count=30))
     assert json.loads((workdir / "scores.json").read_text("utf-8")) == result
     assert [p.name for p in workdir.iterdir() if p.name != "samples.npz"] == ["scores.json"]
     first, second = result["scores"]
@@ -103,7 +104,7 @@ def test_run_compares_the_right_images(workdir):
     fakes[0, :3] += 55
     fakes[1, :9] += 55
     put_samples(workdir, fakes, [5, 6])
-    scores, shares = score.write_scores(workdir, dataset, count=20)["scores"], []
+    scores, shares = score.write_scores(workdir, dataset, ScoreConfig(count=20))["scores"], []
     for s, fake in zip(scores, fakes, strict=True):  # with count = N the real set is all of them
         real, fake = (as_features(x).astype(np.float64) for x in (dataset.images, fake))
         assert s["value"] == pytest.approx(by_sqrtm(real, fake), rel=1e-6)
@@ -124,7 +125,7 @@ def test_run_reads_real_and_generated_images_in_two_ways_where_a_space_does(work
     with np.load(workdir / "samples.npz") as file:
         fakes = file["images"]
     result = score.write_scores(
-        workdir, dataset, count=45, features=("bloodnet", "bloodnet:raw-reals")
+        workdir, dataset, ScoreConfig(count=45, features=("bloodnet", "bloodnet:raw-reals"))
     )
     plain, raw = result["scores"][:2], result["scores"][2:]
     assert [s["name"] for s in raw] == ["fd_bloodnet-raw-reals"] * 2
@@ -144,33 +145,35 @@ def test_run_reads_real_and_generated_images_in_two_ways_where_a_space_does(work
 
 
 def test_run_takes_all_there_are_and_says_so(workdir):
-    result = score.write_scores(workdir, a_dataset(31), count=10_000)
+    result = score.write_scores(workdir, a_dataset(31), ScoreConfig(count=10_000))
     first = result["scores"][0]
     assert (first["n_real"], first["n_fake"], first["floor_n"]) == (31, 50, 15)
 
 
 def test_run_sees_the_real_images_once(workdir):
-    score.write_scores(workdir, a_dataset(90), count=40)
+    score.write_scores(workdir, a_dataset(90), ScoreConfig(count=40))
     # 2 count real images for score and floor; 40 fakes a seed, for the score and for the classes
     assert sum(CALLS) == 80 + 2 * 40
-    score.write_scores(workdir, a_dataset(90), count=40)
+    score.write_scores(workdir, a_dataset(90), ScoreConfig(count=40))
     assert sum(CALLS) == 80 + 2 * 2 * 40
 
 
 def test_run_sees_them_once_more_for_classes_that_only_bloodnet_tells(workdir):
-    result = score.write_scores(workdir, a_dataset(90), count=40, features=("other",))
+    result = score.write_scores(workdir, a_dataset(90), ScoreConfig(count=40, features=("other",)))
     assert sum(CALLS) == 2 * (80 + 2 * 40)
     assert [s["features"] for s in result["scores"]] == ["other"] * 2
     assert all(s["classes"] for s in result["scores"])
 
 
 def test_run_is_deterministic_and_its_real_images_do_not_depend_on_the_seed(workdir):
-    once, again = (score.write_scores(workdir, a_dataset(), count=30) for _ in range(2))
+    once, again = (
+        score.write_scores(workdir, a_dataset(), ScoreConfig(count=30)) for _ in range(2)
+    )
     assert once == again
     with np.load(workdir / "samples.npz") as file:
         images = file["images"]
     put_samples(workdir, images, [6, 7])
-    other = score.write_scores(workdir, a_dataset(), count=30)
+    other = score.write_scores(workdir, a_dataset(), ScoreConfig(count=30))
     assert [s["value"] for s in other["scores"]] == [s["value"] for s in once["scores"]]
 
 
@@ -179,18 +182,18 @@ def test_run_is_deterministic_and_its_real_images_do_not_depend_on_the_seed(work
 )
 def test_run_counts_no_classes_it_cannot_tell(workdir, monkeypatch, change):
     monkeypatch.setattr(features, "make", lambda name: extractor(name, **change))
-    assert score.write_scores(workdir, a_dataset())["scores"][0]["classes"] is None
+    assert score.write_scores(workdir, a_dataset(), ScoreConfig())["scores"][0]["classes"] is None
 
 
 def test_run_in_two_spaces(workdir):
-    result = score.write_scores(workdir, a_dataset(), features=("bloodnet", "other"))
+    result = score.write_scores(workdir, a_dataset(), ScoreConfig(features=("bloodnet", "other")))
     assert [s["name"] for s in result["summary"]] == ["fd_bloodnet", "fd_other"]
     assert len(result["scores"]) == 4
 
 
 def test_run_without_samples_says_how_to_get_them(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"samples\.npz is missing.*--mode=sample"):
-        score.write_scores(tmp_path, a_dataset())
+        score.write_scores(tmp_path, a_dataset(), ScoreConfig())
 
 
 def flipped(raw):
@@ -203,19 +206,19 @@ def test_run_names_damaged_samples_and_the_remedy(workdir, damage):
     file = workdir / "samples.npz"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ValueError, match=r"samples\.npz: not readable .* move it away and sample"):
-        score.write_scores(workdir, a_dataset())
+        score.write_scores(workdir, a_dataset(), ScoreConfig())
 
 
 def test_run_refuses_images_of_another_shape(workdir):
     with pytest.raises(ValueError, match=r"expected uint8 \(seeds, n, 8, 8, 3\) as in bloodmnist"):
-        score.write_scores(workdir, a_dataset(shape=(8, 8, 3)))
+        score.write_scores(workdir, a_dataset(shape=(8, 8, 3)), ScoreConfig())
     assert not (workdir / "scores.json").exists()
 
 
 def test_run_refuses_float_images(workdir):
     put_samples(workdir, np.zeros((1, 9, 4, 4, 3), np.float32), [0])
     with pytest.raises(ValueError, match="holds float32 images"):
-        score.write_scores(workdir, a_dataset())
+        score.write_scores(workdir, a_dataset(), ScoreConfig())
 
 
 def without_inception(name):
@@ -226,10 +229,13 @@ def without_inception(name):
 
 def test_run_goes_on_without_the_weights_and_says_how_to_get_them(workdir, monkeypatch, capsys):
     monkeypatch.setattr(features, "make", without_inception)
-    score.check(features=("bloodnet,inception:clean",), count=30, draws=5)
+    config = ScoreConfig(features=("bloodnet", "inception:clean"))
+    assert score.keep_available(config).features == ("bloodnet",)
     (line,) = capsys.readouterr().err.splitlines()
     assert line == ("scores go on without inception:clean: no weights; set BLOODJAX_INCEPTION=FILE")
-    result = score.write_scores(workdir, a_dataset(), features=("bloodnet", "inception"))
+    result = score.write_scores(
+        workdir, a_dataset(), ScoreConfig(features=("bloodnet", "inception"))
+    )
     assert {s["name"] for s in result["scores"]} == {"fd_bloodnet"}
 
 
@@ -237,6 +243,7 @@ def test_run_goes_on_without_the_weights_and_says_how_to_get_them(workdir, monke
     "options, what",
     [
         ({"features": ("inception",)}, "none is available; add bloodnet"),
+        ({"features": (1,)}, "score.features"),
         ({"count": 1}, "score.count=1"),
         ({"draws": 0}, "score.draws=0"),
     ],
@@ -244,4 +251,4 @@ def test_run_goes_on_without_the_weights_and_says_how_to_get_them(workdir, monke
 def test_check_refuses_what_run_could_not_do(monkeypatch, options, what):
     monkeypatch.setattr(features, "make", without_inception)
     with pytest.raises(ValueError, match=what):
-        score.check(**{"features": ("bloodnet",), "count": 30, "draws": 5} | options)
+        score.keep_available(ScoreConfig(**options))

@@ -139,7 +139,7 @@ def test_damage_to_any_file_is_found_and_the_one_before_is_taken(saved, damage, 
         assert step == 4
         equal(restored, state(4))
         said = capsys.readouterr().err
-        assert "8.damaged" in said and "step 4 is whole" in said and "Traceback" not in said
+        assert "8.damaged" in said and "step 4 is intact" in said and "Traceback" not in said
         assert contents(saved.folder / "8.damaged") == damaged, "it is put aside as it is"
         assert saved.steps() == [4] and contents(saved.folder / "4") == contents(whole / "4")
 

@@ -23,7 +23,7 @@ OPTIONS = [
     "--config.sample.chunk=1",
     "--config.sample.count=50",
     "--config.score.count=50",
-    "--config.train.evaluate=10",
+    "--config.train.evaluate_count=10",
     "--config.sample.checkpoint=best",
 ]
 TINY = {
@@ -32,7 +32,7 @@ TINY = {
     "ddpm": [
         "--config.method.widths=(8,)",
         "--config.method.timesteps=20",
-        "--config.sample.steps=3",
+        "--config.sampler.steps=3",
     ],
 }
 SECONDS = {"step": 0.05, "checkpoint": 0.1, "sample": 0.01, "score": 0.3}  # about what one takes

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.tiny import cells, method
-from helpers.training import SETTINGS, equal, lines, run, timeless
+from helpers.training import equal, lines, run, timeless
 
 from bloodjax import methods
 from bloodjax.images import to_float
@@ -18,6 +18,9 @@ from bloodjax.training import log as metrics
 from bloodjax.training import loop
 from bloodjax.training import step as steps
 from bloodjax.training.checkpoint import Checkpoints
+from bloodjax.training.step import OptimizerConfig
+
+ADAM = steps.make_optimizer(OptimizerConfig())
 
 
 def test_an_epoch_shows_every_image_and_fills_up_from_its_own_start():
@@ -52,7 +55,7 @@ class Line:
 
 
 def test_one_step_is_adam_and_the_average_by_hand():
-    tx = steps.make_optimizer(1e-2, 0.9, 0.999)
+    tx = steps.make_optimizer(OptimizerConfig(learning_rate=1e-2, beta1=0.9, beta2=0.999))
     images = jnp.asarray(cells().images[:16])
     state = steps.init_state(Line(), tx, jnp.uint32(0))
     step = functools.partial(steps.train_step, Line(), tx, 0.998)
@@ -77,7 +80,7 @@ def test_golden_step():
     If a change to initialisation, randomness, loss or optimizer is meant, print the new values with
     this test and say in the commit that earlier results cannot be had again.
     """
-    tx = steps.make_optimizer(1e-3, 0.9, 0.999)
+    tx = steps.make_optimizer(OptimizerConfig())
     state = steps.init_state(method(), tx, jnp.uint32(7))
     batch = (to_float(jnp.asarray(cells().images[:16])), jnp.zeros(16, jnp.int32))
     state, terms = jax.jit(functools.partial(steps.train_step, method(), tx, 0.9))(state, batch)
@@ -140,15 +143,15 @@ def test_without_an_average_sampling_uses_the_parameters(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_in_mid_epoch_and_the_run_goes_on_bitwise(tmp_path, monkeypatch, number):
     straight = run(tmp_path / "straight", batch_size=8)
-    write = metrics.write
+    write = metrics.write_lines
 
-    def write_and_kill(log, seeds, begin, *rest):
+    def write_and_kill(file, shape, begin, *rest):
         if begin == 1:  # the second step of five
             os.kill(os.getpid(), number)
-        return write(log, seeds, begin, *rest)
+        return write(file, shape, begin, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(metrics, "write", write_and_kill)
+        patch.setattr(metrics, "write_lines", write_and_kill)
         with pytest.raises(SystemExit) as stop:
             run(tmp_path / "stopped", batch_size=8)
     assert stop.value.code == 128 + number
@@ -162,16 +165,16 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, cap
     before = lines(tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "6" / "default" / "manifest.ocdbt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"checkpoints/6 is damaged .*--mode=train makes it again"):
-        loop.restore(method(), tmp_path / "run", seeds=(0,))
+        loop.restore(method(), ADAM, tmp_path / "run", seeds=(0,))
     capsys.readouterr()
     equal(straight, run(tmp_path / "run"))
     assert "training goes on from step 3 of 6" in capsys.readouterr().err
     assert [r["vae_loss"] for r in lines(tmp_path / "run")] == [r["vae_loss"] for r in before]
-    equal(straight, loop.restore(method(), tmp_path / "run", seeds=(0,)))
+    equal(straight, loop.restore(method(), ADAM, tmp_path / "run", seeds=(0,)))
 
 
 def test_images_per_second_are_of_training_alone(tmp_path, monkeypatch, capsys):
-    clock, told = [100.0], []
+    clock, shown = [100.0], []
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
 
     def passes(seconds, result=None):
@@ -179,22 +182,23 @@ def test_images_per_second_are_of_training_alone(tmp_path, monkeypatch, capsys):
         return result
 
     chunk = {"a_loss": np.zeros((2, 3))}  # two seeds, three steps: 96 images
-    with metrics.appending(tmp_path / "metrics.jsonl") as file:
-        log = metrics.Log(file, lambda *said: told.append(said), lambda x: x, (0, 1), 3, 16)
-        log.compiled(passes(30, 30.0))
+    shape = metrics.LogShape((0, 1), 3, 16, 6)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        log = metrics.Log(file, shape, lambda *args: shown.append(args), lambda x: x)
+        log.record_compilation(passes(30, 30.0))
         passes(4)
-        log.follow(0, chunk)
+        log.record(0, chunk)
         passes(2)
-        log.follow(3, chunk)  # writes the first: 96 images in 6 s
+        log.record(3, chunk)  # writes the first: 96 images in 6 s
         passes(8)
         found = log.untimed(passes, 50, {"name": "fd", "values": [3.5, 4.5]})
-        log.settle(found)  # writes the second: in 8 s
+        log.flush(found)  # writes the second: in 8 s
     rows = lines(tmp_path)
     assert [row["images_per_s"] for row in rows] == [16.0] * 6 + [12.0] * 6
     assert [row.get("compile_s") for row in rows] == [30.0] * 6 + [None] * 6
     assert [row.get("fd") for row in rows] == [None] * 10 + [3.5, 4.5], "of the last step"
     assert "training compiled in 30.0 s" in capsys.readouterr().err
-    assert [length for length, _ in told] == [3, 3]
+    assert [length for length, _ in shown] == [3, 3]
 
 
 def test_seconds_of_compiling_are_in_the_rows_that_it_came_before(tmp_path):
@@ -215,13 +219,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     with pytest.raises(FloatingPointError, match=r"is (nan|inf|-inf) at step \d+ of seed 0.*kept"):
         run(tmp_path, epochs=40, learning_rate=1e30)
     _, state = Checkpoints(tmp_path / "checkpoints").restore_newest(
-        steps.abstract_states(method(), (0,))
+        steps.abstract_states(method(), ADAM, (0,))
     )
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
 def test_a_parameter_that_is_not_finite_is_never_saved():
-    tx = steps.make_optimizer(1e-3, 0.9, 0.999)
+    tx = steps.make_optimizer(OptimizerConfig())
     state = steps.init_state(method(), tx, jnp.uint32(0))
     loop.check_finite(state, 1)
     broken = state._replace(ema=jax.tree.map(lambda x: x * jnp.nan, state.ema))
@@ -230,30 +234,41 @@ def test_a_parameter_that_is_not_finite_is_never_saved():
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("name", "value"),
     [
-        ({"seeds": ()}, "seeds="),
-        ({"seeds": (1, 1)}, "different"),
-        ({"seeds": (-1,)}, r"0\.\.2\*\*32"),
-        ({"epochs": 0}, "train.epochs=0"),
-        ({"batch_size": 0}, "train.batch_size=0"),
-        ({"learning_rate": -1.0}, "train.learning_rate"),
-        ({"ema_decay": 1.0}, "train.ema_decay=1.0"),
-        ({"checkpoint_epochs": 0}, "train.checkpoint_epochs"),
-        ({"keep": 0}, "train.keep=0"),
-        ({"scan_steps": -1}, "train.scan_steps"),
-        ({"beta": 0.9}, r"train\.beta: no such option; did you mean train\.beta[12]"),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("batch_size", 1.5),
+        ("ema_decay", 1.0),
+        ("checkpoint_epochs", 0),
+        ("keep", 0),
+        ("scan_steps", -1),
+        ("evaluate_count", 1),
     ],
 )
-def test_settings_that_cannot_work_are_refused(changes, words):
-    loop.check(seeds=(0,), **SETTINGS)
-    with pytest.raises(ValueError, match=words):
-        loop.check(**({"seeds": (0,)} | SETTINGS | changes))
+def test_settings_that_cannot_work_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"train.{name}={value}: expected "):
+        loop.TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("learning_rate", -1.0), ("beta1", 1.5), ("beta2", float("nan"))]
+)
+def test_numbers_that_adam_cannot_have_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"optimizer.{name}={value}: expected "):
+        OptimizerConfig(**{name: value})
+
+
+@pytest.mark.parametrize("seeds", [(), (1, 1), (-1,), (2**32,), ("0-4",)])
+def test_seeds_that_cannot_work_are_refused(seeds):
+    loop.check_seeds(seeds=(0, 1))
+    with pytest.raises(ValueError, match="^seeds=.*: expected "):
+        loop.check_seeds(seeds=seeds)
 
 
 def test_sampling_without_a_checkpoint_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="--mode=train"):
-        loop.restore(method(), tmp_path, seeds=(0,))
+        loop.restore(method(), ADAM, tmp_path, seeds=(0,))
 
 
 def test_training_works_outside_the_main_thread(tmp_path):

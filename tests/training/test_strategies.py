@@ -15,23 +15,14 @@ from helpers.tiny import SMALL, cells
 
 from bloodjax import methods
 from bloodjax.features.bloodnet import extractor as bloodnet
-from bloodjax.sampling import sample
+from bloodjax.sampling import draw as sample
 from bloodjax.training import autotune, loop, step, strategies
+from bloodjax.training.step import OptimizerConfig
 
 ROOT = Path(__file__).parents[2]
 SHAPES = {"gan": (16, 16, 3)}  # at 8×8 the discriminator has no BatchNorm
 CHANGES = {"ddpm": {"widths": (8,)}}  # a third of the time to compile
-SETTINGS = {
-    "epochs": 1,
-    "batch_size": 8,
-    "learning_rate": 1e-3,
-    "beta1": 0.9,
-    "beta2": 0.999,
-    "ema_decay": 0.9,
-    "scan_steps": 0,
-    "checkpoint_epochs": 100,
-    "keep": 2,
-}
+SETTINGS = {"epochs": 1, "batch_size": 8, "ema_decay": 0.9, "checkpoint_epochs": 100}
 
 
 def small(name):
@@ -48,7 +39,7 @@ def data(name):
 
 
 def advance(name):
-    tx = step.make_optimizer(1e-3, 0.9, 0.999)
+    tx = step.make_optimizer(OptimizerConfig())
     return functools.partial(step.advance, functools.partial(step.train_step, small(name), tx, 0.9))
 
 
@@ -59,7 +50,7 @@ def sweep_of(name, strategy, seeds, batch):
 @functools.cache
 def start(name, seeds, batch):
     """What a first dispatch gets, on the host."""
-    state = step.init_states(small(name), step.make_optimizer(1e-3, 0.9, 0.999), seeds)
+    state = step.init_states(small(name), step.make_optimizer(OptimizerConfig()), seeds)
     orders = [step.epoch_order(np.uint32(seed), 0, 40, batch) for seed in seeds]
     return state, np.stack(orders), (data(name).images, data(name).labels)
 
@@ -69,7 +60,7 @@ def arguments(program, name, seeds, batch):
     return [
         program.put(state),
         program.put(orders, None, "data"),
-        *(program.share(x) for x in shared),
+        *(program.put_shared(x) for x in shared),
     ]
 
 
@@ -78,9 +69,13 @@ def equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def run(folder, name, **changes):
+def run(folder, name, seeds, **changes):
     folder.mkdir(exist_ok=True)
-    return loop.train(small(name), data(name), folder, **(SETTINGS | changes))
+    config = loop.TrainConfig(**(SETTINGS | changes))
+    optimizer = step.OptimizerConfig()
+    return loop.train(
+        small(name), data(name), folder, seeds=seeds, optimizer=optimizer, config=config
+    )
 
 
 # ---- each seed as if alone ----
@@ -123,7 +118,7 @@ def test_every_strategy_takes_the_same_steps(strategy):
     program = strategies.make_program(strategy, count, 3, 2)
     images, orders = np.arange(10), np.array([[[0, 1]], [[2, 3]], [[4, 9]]])
     state = program.put({"n": np.array([10, 20, 30])})
-    state, terms = program(4, state, program.put(orders, None, "data"), program.share(images))
+    state, terms = program(4, state, program.put(orders, None, "data"), program.put_shared(images))
     equal(program.fetch(state), {"n": np.array([11, 25, 43])})
     equal(program.fetch(terms), {"m": np.array([[10] * 4, [20] * 4, [30] * 4])})
 
@@ -286,8 +281,8 @@ def test_a_run_is_not_changed_by_what_was_timed(tmp_path, monkeypatch):
 @pytest.mark.parametrize("strategy", ["", "lop", "loop,", "auto,loop", "pmap"])
 def test_a_strategy_that_there_is_not_is_refused(strategy):
     with pytest.raises(ValueError, match="train.strategy=.*expected auto, one of loop, vmap"):
-        loop.check(seeds=(0,), **SETTINGS, strategy=strategy)
-    loop.check(seeds=(0,), **SETTINGS, strategy="loop, sharded-map")
+        loop.TrainConfig(strategy=strategy)
+    loop.TrainConfig(strategy="loop, sharded-map")
 
 
 # ---- a GPU is never the first to see a program ----
@@ -309,7 +304,7 @@ def test_sweeps_can_be_made_for_cuda(name, strategy):
 
 
 def initialiser(method):
-    init = functools.partial(step.init_state, method, step.make_optimizer(1e-3, 0.9, 0.999))
+    init = functools.partial(step.init_state, method, step.make_optimizer(OptimizerConfig()))
     return jax.jit(jax.vmap(init)), [np.zeros(2, np.uint32)]
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers.sampling import OPTIONS, draw, near, state
+from helpers.sampling import OPTIONS, draw, near, state, write
 from helpers.tiny import SMALL, method
 
 from bloodjax import methods
-from bloodjax.sampling import sample
+from bloodjax.sampling import draw as draw_module
+from bloodjax.sampling.draw import TRACES, SampleConfig, check_same_samples, check_sampler
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,18 +54,18 @@ def test_the_file_says_what_it_is(tmp_path):
     assert file["seeds"].tolist() == [0, 7]
     assert file["step"] == 0
     assert (file["labels"] == -1).all() and file["labels"].shape == (2, 11)
-    assert file["trace"].shape == (2, sample.TRACES, 9, 8, 8, 3)
+    assert file["trace"].shape == (2, TRACES, 9, 8, 8, 3)
     assert str(file["trace_name"]) == "denoising"
-    assert json.loads(str(file["made_by"]))["options"]["steps"] == 5
-    near(file["trace"][:, :, -1], file["images"][:, : sample.TRACES])
+    assert json.loads(str(file["made_by"]))["sampler"]["steps"] == 5
+    near(file["trace"][:, :, -1], file["images"][:, :TRACES])
 
 
-def test_the_same_command_does_not_draw_again_and_another_does(tmp_path, monkeypatch):
+def test_the_same_command_does_not_draw_again_and_another_does(tmp_path):
     first = draw(tmp_path / "a", "vae")
     stamp = (tmp_path / "a" / "samples.npz").stat().st_mtime_ns
-    sample.write_samples(method("vae"), state("vae"), tmp_path / "a", count=11, chunk=4)
+    write(tmp_path / "a")
     assert (tmp_path / "a" / "samples.npz").stat().st_mtime_ns == stamp
-    sample.write_samples(method("vae"), state("vae"), tmp_path / "a", count=12, chunk=4)
+    write(tmp_path / "a", count=12)
     with np.load(tmp_path / "a" / "samples.npz") as file:
         near(file["images"][:, :11], first["images"])
 
@@ -75,7 +76,7 @@ def test_sampling_uses_the_weights_asked_for(weights, other, tmp_path):
     without = state("vae")
     without = without._replace(**{other: jax.tree.map(np.zeros_like, getattr(without, other))})
     (tmp_path / "b").mkdir()
-    sample.write_samples(method("vae"), without, tmp_path / "b", count=11, chunk=4, weights=weights)
+    write(tmp_path / "b", model=without, weights=weights)
     with np.load(tmp_path / "b" / "samples.npz") as file:
         np.testing.assert_array_equal(file["images"], expected)
         assert len(np.unique(file["images"])) > 9
@@ -83,15 +84,15 @@ def test_sampling_uses_the_weights_asked_for(weights, other, tmp_path):
 
 def test_other_weights_are_other_samples_of_the_same_training(tmp_path):
     average = draw(tmp_path / "a", "vae")["images"]
-    how = {"count": 11, "chunk": 4, "weights": "raw"}
+    raw_config = SampleConfig(count=11, chunk=4, weights="raw")
     with pytest.raises(ValueError, match="made with .*'ema'.*, now .*'raw'.*--mode=sample"):
-        sample.check_made(tmp_path / "a", **how)
-    sample.write_samples(method("vae"), state("vae"), tmp_path / "a", **how)
-    sample.check_made(tmp_path / "a", **how)
+        check_same_samples(tmp_path / "a", raw_config, {})
+    write(tmp_path / "a", weights="raw")
+    check_same_samples(tmp_path / "a", raw_config, {})
     with np.load(tmp_path / "a" / "samples.npz") as file:
         raw = file["images"]
     assert not np.array_equal(raw, average)
-    sample.write_samples(method("vae"), state("vae"), tmp_path / "a", **how | {"weights": "ema"})
+    write(tmp_path / "a")
     with np.load(tmp_path / "a" / "samples.npz") as file:
         np.testing.assert_array_equal(file["images"], average)
 
@@ -99,12 +100,10 @@ def test_other_weights_are_other_samples_of_the_same_training(tmp_path):
 def test_chunks_of_other_weights_are_not_gone_on_with(tmp_path, monkeypatch):
     raw = draw(tmp_path / "a", "vae", weights="raw")["images"]
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(sample, "join_chunks", broken)
+        patch.setattr(draw_module, "join_chunks", broken)
         draw(tmp_path / "b", "vae")
     assert list((tmp_path / "b").glob(".samples-*/0-0.npy"))
-    sample.write_samples(
-        method("vae"), state("vae"), tmp_path / "b", count=11, chunk=4, weights="raw"
-    )
+    write(tmp_path / "b", weights="raw")
     with np.load(tmp_path / "b" / "samples.npz") as file:
         np.testing.assert_array_equal(file["images"], raw)
 
@@ -113,32 +112,27 @@ def broken(*_):
     raise RuntimeError
 
 
-def test_samples_that_do_not_name_their_weights_are_of_the_average(tmp_path):
-    made = draw(tmp_path / "a", "vae")
-    about = json.loads(str(made["made_by"]))
-    assert about.pop("weights") == "ema"
-    np.savez(tmp_path / "a" / "samples.npz", **made | {"made_by": json.dumps(about)})
-    sample.check_made(tmp_path / "a", count=11, chunk=4)
-    with pytest.raises(ValueError, match="'raw'"):
-        sample.check_made(tmp_path / "a", count=11, chunk=4, weights="raw")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("count", 0), ("chunk", 0), ("weights", "average"), ("checkpoint", "last"), ("export", "gif")],
+)
+def test_settings_that_cannot_work_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"sample.{name}={value!r}: expected "):
+        SampleConfig(**{name: value})
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"count": 0}, "sample.count=0"),
-        ({"chunk": 0}, "sample.chunk=0"),
-        ({"weights": "average"}, "sample.weights='average': expected ema or raw"),
-        ({"steps": 1001}, "sample.steps=1001"),
+        ({"steps": 1001}, "sampler?.steps=1001"),
         ({"variance": "large"}, "'large'"),
-        ({"step": 3}, r"sample\.step: no such option; did you mean sample\.steps"),
+        ({"step": 3}, r"sampler\.step: no such option; did you mean sampler\.steps"),
     ],
 )
-def test_options_that_cannot_work_are_refused_before_any_work(changes, words):
-    options = {"count": 1, "chunk": 1} | OPTIONS["ddpm"]
-    sample.check(method("ddpm"), **options)
+def test_options_of_the_sampler_are_checked_before_any_work(changes, words):
+    check_sampler(method("ddpm"), OPTIONS["ddpm"])
     with pytest.raises(ValueError, match=words):
-        sample.check(method("ddpm"), **(options | changes))
+        check_sampler(method("ddpm"), OPTIONS["ddpm"] | changes)
 
 
 def test_small_models_cover_every_method():

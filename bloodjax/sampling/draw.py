@@ -1,0 +1,269 @@
+"""Sampling: image i of seed s is a function of (s, i), for every chunk size and device count."""
+
+import functools
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+
+from bloodjax import options
+from bloodjax.images import to_uint8
+from bloodjax.methods import Method, Params, Stats
+from bloodjax.options import Positive
+from bloodjax.randomness import Purpose, key_at
+from bloodjax.runtime import compilation, processes
+from bloodjax.runtime.files import atomic_write
+from bloodjax.runtime.progress import console, progress
+from bloodjax.runtime.signals import defer_signals, exit_with_signal
+from bloodjax.sampling.samples import NAME, Samples, read_made_by, write_samples_file
+from bloodjax.training.step import State
+from bloodjax.training.strategies import spread_over_devices
+
+Weights = Literal["ema", "raw"]  # the moving average of the parameters, or the parameters
+TRACES = 4  # samples whose traces are kept
+PARTS = ".samples-"  # prefix of the hidden folders with chunks
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """What to sample.
+
+    Attributes:
+        count: images per seed.
+        chunk: images per dispatch and device. Another chunk is another program, which may round a
+            pixel to the next grey level.
+        weights: "ema", the moving average of the parameters, or "raw", the parameters.
+        checkpoint: "newest", or "best" of those that `train.evaluate_count` evaluated.
+        model: the name of the folder beside this run's whose model is sampled; "" for this run's.
+        export: further formats to write, see `export.export_run`.
+    """
+
+    count: Positive = 10_000
+    chunk: Positive = 250
+    weights: Weights = "ema"
+    checkpoint: Literal["newest", "best"] = "newest"
+    model: str = ""
+    export: tuple[Literal["png", "grid"], ...] = ()
+
+    def __post_init__(self) -> None:
+        options.check(type(self), "sample", vars(self))
+
+
+def check_sampler(method: Method, sampler: dict[str, Any]) -> None:
+    """Refuse options that the method's sampler does not take: ValueError."""
+    options.check(method.sample, "sampler", sampler)
+    # Tracing computes nothing but runs every check of the sampler.
+    params, stats = jax.eval_shape(method.init, random.key(0))
+    jax.eval_shape(functools.partial(method.sample, **sampler), params, stats, random.key(0))
+
+
+def draw_images(
+    draw: Callable[..., Array], params: Params, stats: Stats, seed: Array, indices: Array
+) -> Array:
+    """Draw the images of one seed at `indices`.
+
+    Args:
+        draw: the `sample` or `trace` of a method, with its options filled in.
+        params, stats, seed: of one seed.
+        indices: int [N].
+
+    Returns:
+        uint8 [N, H, W, C]; of a trace [N, K, H, W, C].
+    """
+
+    def draw_image(index: Array) -> Array:
+        return draw(params, stats, key_at(seed, Purpose.SAMPLE, index))
+
+    return to_uint8(jax.vmap(draw_image)(indices))
+
+
+def make_sampler(method: Method, sampler: dict[str, Any]) -> Callable[..., Array]:
+    """Return the jitted function (params, stats, seed, indices) of one seed -> `draw_images`.
+
+    The indices are spread over all devices.
+
+    Args:
+        method: the method to draw from.
+        sampler: the options of its `sample`.
+    """
+    draw = functools.partial(method.sample, **sampler)
+    return spread_over_devices(functools.partial(draw_images, draw))
+
+
+def select_seed(state: State, s: int, weights: Weights) -> tuple[Params, Stats, Array]:
+    """Return the parameters, statistics and seed of the s-th seed, on the device."""
+    params = state.ema if weights == "ema" else state.params
+    return jax.tree.map(lambda x: jnp.asarray(x[s]), (params, state.stats, state.seed))
+
+
+def write_samples(
+    method: Method, state: State, workdir: Path, config: SampleConfig, sampler: dict[str, Any]
+) -> None:
+    """Write the images of every seed to samples.npz, unless they are there.
+
+    Chunks go into a hidden folder of `workdir` first, so that sampling resumes where it stopped.
+
+    Args:
+        method: the method to draw from.
+        state: NumPy arrays with a leading seed axis.
+        workdir: the folder of the run.
+        config: what to sample.
+        sampler: the options of the method's `sample`.
+
+    Raises:
+        ValueError: samples.npz is there, of a later step or of another training.
+        SystemExit: SIGINT or SIGTERM came; the chunk was finished and saved first.
+    """
+    # The digest tells trainings apart; it covers the average, whichever weights draw.
+    file = workdir / NAME
+    model = {"step": int(state.step[0]), "sha256": digest((state.seed, state.ema, state.stats))}
+    made_by = {**model, "count": config.count, "weights": config.weights, "sampler": sampler}
+    if processes.broadcast_from_main(lambda: is_drawn(file, made_by), np.bool_(False)):
+        console.print(f"{file} is there already ({config.count} images per seed)")
+    else:
+        # The folder of chunks is named after all that a chunk depends on; `count` is not part of it
+        size = config.chunk * jax.device_count()
+        name = json.dumps([model, config.weights, sampler, size])
+        folder = workdir / f"{PARTS}{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        folder.mkdir(exist_ok=True)
+        draw_chunks(method, state, folder, config, sampler)
+        if processes.is_main():
+            join_chunks(method, state, folder, size, file, made_by)
+
+    processes.barrier()  # the other processes read the file from here on
+    if processes.is_main():
+        for parts in workdir.glob(f"{PARTS}*"):
+            shutil.rmtree(parts)
+
+
+def draw_chunks(
+    method: Method, state: State, folder: Path, config: SampleConfig, sampler: dict[str, Any]
+) -> None:
+    """Draw the chunks that `folder` lacks: SEED-START.npy, and SEED-trace.npy of each seed."""
+    # The chunks, and which of them are missing
+    size = config.chunk * jax.device_count()
+    seeds, starts = range(len(state.seed)), range(0, config.count, size)
+    chunks = {(s, start): folder / f"{s}-{start}.npy" for s in seeds for start in starts}
+    exists = processes.broadcast_from_main(
+        lambda: np.array([file.exists() for file in chunks.values()]), np.zeros(len(chunks), bool)
+    )
+    missing = [chunk for chunk, there in zip(chunks, exists, strict=True) if not there]
+
+    # The programs
+    draw = make_sampler(method, sampler)
+    trace = functools.partial(method.trace, **sampler)
+    draw_trace = jax.jit(functools.partial(draw_images, trace))
+    select = functools.lru_cache(maxsize=1)(lambda s: select_seed(state, s, config.weights))
+    if missing:
+        seconds = compilation.precompile(draw, *select(0), jnp.arange(size))
+        console.print(f"sampling compiled in {seconds:.1f} s")
+
+    # Chunk after chunk
+    total = len(seeds) * config.count
+    left = sum(min(size, config.count - start) for _, start in missing)
+    with defer_signals("chunk") as stop, progress("sample", total, total - left) as advance:
+        for s, start in missing:
+            images = processes.fetch(draw(*select(s), jnp.arange(start, start + size)))
+            write_array(chunks[s, start], images)
+            advance(min(size, config.count - start))
+            if signal := processes.largest(stop.signal):
+                exit_with_signal(signal, "the samples so far are saved")
+        for s in seeds:
+            file = folder / f"{s}-trace.npy"
+            if processes.is_main() and not file.exists():
+                write_array(file, draw_trace(*select(s), jnp.arange(TRACES)))
+
+
+def join_chunks(
+    method: Method, state: State, folder: Path, size: int, file: Path, made_by: dict[str, Any]
+) -> None:
+    """Write samples.npz from the chunks of `size` images in `folder`."""
+    images = np.empty((len(state.seed), made_by["count"], *method.shape), np.uint8)
+    for s, of_seed in enumerate(images):
+        for start in range(0, len(of_seed), size):
+            chunk = of_seed[start : start + size]
+            chunk[:] = read_array(folder / f"{s}-{start}.npy")[: len(chunk)]
+    traces = [read_array(folder / f"{s}-trace.npy") for s in range(len(images))]
+    samples = Samples(
+        images=images,
+        labels=np.full(images.shape[:2], -1, np.int32),
+        seeds=np.asarray(state.seed),
+        step=int(state.step[0]),
+        trace=np.stack(traces),
+        trace_name=method.trace_title,
+    )
+    write_samples_file(file.parent, samples, made_by)
+
+
+def write_array(file: Path, array: Array | np.ndarray) -> None:
+    """Write an .npy file whole or not at all; with several processes, process 0 writes."""
+    if not processes.is_main():
+        return
+    content = io.BytesIO()  # np.save to a full disk loses the number of the error
+    np.save(content, np.asarray(array))
+    with atomic_write(file) as part:
+        part.write_bytes(content.getbuffer())
+
+
+def read_array(file: Path) -> np.ndarray:
+    """Return the array of `write_array`.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}): delete it, and the same command draws it again"
+        ) from None
+
+
+def digest(tree: Any) -> str:
+    """Return the sha256 hex of the arrays of a pytree."""
+    sha = hashlib.sha256()
+    for leaf in map(np.asarray, jax.tree.leaves(tree)):
+        sha.update(f"{leaf.dtype}{leaf.shape}".encode())
+        sha.update(leaf.tobytes())
+    return sha.hexdigest()
+
+
+def is_drawn(file: Path, made_by: dict[str, Any]) -> bool:
+    """Return whether `file` holds these samples; samples of an earlier step may be replaced.
+
+    Raises:
+        ValueError: the file holds samples that must not be lost: of a later step, even where the
+            best checkpoint is asked for, or of another training.
+    """
+    if not file.exists():
+        return False
+    before = read_made_by(file.parent)
+    if before["step"] > made_by["step"]:
+        content = f"samples after step {before['step']}, not those of step {made_by['step']}"
+    elif before["step"] == made_by["step"] and before["sha256"] != made_by["sha256"]:
+        content = "samples of another training"
+    else:
+        return before == made_by
+    raise ValueError(f"{file} holds {content}: move it away, and the same command draws them")
+
+
+def check_same_samples(workdir: Path, config: SampleConfig, sampler: dict[str, Any]) -> None:
+    """Refuse to score samples that another configuration made: ValueError naming both."""
+    file = workdir / NAME
+    if file.exists():
+        before = read_made_by(file.parent)
+        after = {"count": config.count, "weights": config.weights, "sampler": sampler}
+        if before | after != before:
+            made = {name: before[name] for name in after}
+            raise ValueError(
+                f"{file} was made with {made}, now {after}: sample again, --mode=sample"
+            )
