@@ -9,7 +9,7 @@ import numpy as np
 
 # Protocols of every space, here only to explain numbers that were published with them: images in
 # [-1, 1] given to a network that expects [0, 1], either all images or real ones alone.
-MISTAKES = ("raw-range", "raw-reals")
+RAW_RANGE, RAW_REALS = MISTAKES = ("raw-range", "raw-reals")
 
 
 class Extractor(NamedTuple):
@@ -17,6 +17,7 @@ class Extractor(NamedTuple):
 
     Attributes:
         name: the space in results, e.g. "bloodnet"; "inception" means the published weights alone.
+            It begins with the name of the space's module; "-" and more tell differences.
         dims: d, the number of features.
         sha256: hex digest of the weights: of BloodNet's file; of Inception's tensors, which
             several files hold.
@@ -51,24 +52,6 @@ def distance_name(space: str) -> str:
     return "fid" if space == "inception" else f"fd_{space}"
 
 
-def mistaken(right: Extractor, mistake: str, raw: Callable[[np.ndarray], np.ndarray]) -> Extractor:
-    """Return `right` with one of `MISTAKES` in name and protocol, and without classes.
-
-    Args:
-        right: the space without the mistake.
-        mistake: one of `MISTAKES`.
-        raw: as `right.features`, but for images in [-1, 1] instead of [0, 1].
-    """
-    return right._replace(
-        name=f"{right.name}-{mistake}",
-        protocol=mistake,
-        features=raw,
-        classify=None,
-        classes=(),
-        generated=right if mistake == "raw-reals" else None,
-    )
-
-
 def names() -> list[str]:
     """Return the names of the feature spaces: the modules that export `make_extractor`."""
     return [module.name for module in pkgutil.iter_modules(__path__)]
@@ -84,6 +67,9 @@ def make(name: str, **options: object) -> Extractor:
     space, _, protocol = name.partition(":")
     if space not in names():
         raise ValueError(f"features={name!r}: expected one of {', '.join(names())}")
+    if protocol == RAW_REALS:
+        raw, right = make(f"{space}:{RAW_RANGE}", **options), make(space, **options)
+        return raw._replace(name=f"{right.name}-{RAW_REALS}", protocol=RAW_REALS, generated=right)
     make_extractor = importlib.import_module(f"{__name__}.{space}").make_extractor
     if protocol:
         options["protocol"] = protocol

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array, lax, random
 
 from bloodjax.data.sources.bloodmnist import CLASSES
-from bloodjax.features import MISTAKES, Extractor, mistaken
+from bloodjax.features import MISTAKES, RAW_RANGE, Extractor
 from bloodjax.images import as_uint8
 from bloodjax.runtime import npz
 
@@ -74,15 +74,15 @@ def make_extractor(weights: Path = WEIGHTS, protocol: str = "") -> Extractor:
 
     Args:
         weights: the shipped file, or another with the same shapes.
-        protocol: "" or one of `MISTAKES`.
+        protocol: "", or "raw-range" for images in [-1, 1] in the place of [0, 1].
 
     Raises:
         ValueError: an unknown protocol, or a file without the weights.
     """
-    if protocol not in ("", *MISTAKES):
+    if protocol not in ("", RAW_RANGE):
         raise ValueError(f"protocol={protocol!r}: expected none, or one of {', '.join(MISTAKES)}")
     raw, params = read(Path(weights))
-    right = Extractor(
+    space = Extractor(
         name="bloodnet",
         dims=DIMS,
         sha256=hashlib.sha256(raw).hexdigest(),
@@ -92,7 +92,11 @@ def make_extractor(weights: Path = WEIGHTS, protocol: str = "") -> Extractor:
         classes=CLASSES,
         weights=Path(weights).name,
     )
-    return mistaken(right, protocol, partial(embed, params, raw=True)) if protocol else right
+    if not protocol:
+        return space
+    raw_features = partial(embed, params, raw=True)
+    changes = {"name": f"bloodnet-{protocol}", "protocol": protocol, "features": raw_features}
+    return space._replace(**changes, classify=None, classes=())
 
 
 def read(path: Path) -> tuple[bytes, Params]:

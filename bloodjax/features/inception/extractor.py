@@ -8,9 +8,9 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bloodjax.features import MISTAKES, Extractor, mistaken
+from bloodjax.features import MISTAKES, RAW_RANGE, Extractor
 from bloodjax.features.inception.network import TAPS, Params, forward
-from bloodjax.features.inception.protocols import PROTOCOLS, raw_range
+from bloodjax.features.inception.protocols import PROTOCOLS
 from bloodjax.features.inception.weights import load as load_weights
 from bloodjax.images import as_uint8
 
@@ -25,7 +25,7 @@ def make_extractor(
     difference.
 
     Args:
-        protocol: the resizing and scaling of images: one of `PROTOCOLS` or of `MISTAKES`.
+        protocol: the resizing and scaling of images: one of `PROTOCOLS`.
         weights: a weight file; empty: the first of `weights.places`, or downloaded.
         dims: 64, 192, 768 or 2048 features.
         batch_size: images per device and dispatch, without influence on the features; 0: 32 on a
@@ -35,29 +35,26 @@ def make_extractor(
         ValueError: an unknown protocol or tap, or a file without the weights.
         Unavailable: the weights are not on this machine and cannot be downloaded.
     """
-    choices = dict.fromkeys((*PROTOCOLS, *MISTAKES))
-    if protocol not in choices:
-        raise ValueError(f"protocol={protocol!r}: expected one of {', '.join(choices)}")
+    if protocol not in PROTOCOLS:
+        choices = ", ".join(dict.fromkeys((*PROTOCOLS, *MISTAKES)))
+        raise ValueError(f"protocol={protocol!r}: expected one of {choices}")
     if dims not in TAPS:
         raise ValueError(f"dims={dims}: expected one of {', '.join(map(str, TAPS))}")
     if batch_size < 0:
         raise ValueError(f"batch_size={batch_size}: expected at least 1, or 0 for the default")
     network = load_weights(weights)
     differences = {network.sha256[:8]: not network.published, str(dims): dims != 2048}
-    proper = "pytorch-fid" if protocol in MISTAKES else protocol
-    right = Extractor(
+    differences[RAW_RANGE] = protocol == RAW_RANGE
+    return Extractor(
         name="-".join(["inception", *(part for part, differs in differences.items() if differs)]),
         dims=dims,
         sha256=network.sha256,
         weights=network.title,
-        protocol=proper,
-        features=make_features(network.params, PROTOCOLS[proper], dims, batch_size),
+        protocol=protocol,
+        features=make_features(network.params, PROTOCOLS[protocol], dims, batch_size),
         classify=None,
         classes=(),
     )
-    if protocol not in MISTAKES:
-        return right
-    return mistaken(right, protocol, make_features(network.params, raw_range, dims, batch_size))
 
 
 def make_features(
