@@ -16,7 +16,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
         "name": "gan",
         "latent": 100,  # Radford et al.
         "width": 64,  # half of Radford et al.; a step takes about 0.4 s on two CPU cores
-        "discriminator_width": 64,  # as many
+        "discriminator_width": 64,  # the same
     }
     config.optimizer.learning_rate = 2e-4  # the paper's
     # With the paper's beta1 = 0.9 the discriminator wins early and the generator stops learning.

@@ -14,11 +14,11 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config = base("vae")
     config.method = {
         "name": "vae",
-        "latent": 128,  # more than are used: the KL switches the others off
+        "latent": 128,  # more than enough: the KL term switches off the rest
         "width": 32,  # 20 epochs in 5 minutes on two CPU cores
-        # The decoder's standard deviation: 1 is the textbook's half squared error. Smaller ones
-        # reconstruct more sharply, but from latents that the prior misses, and whole classes are
-        # then never drawn: README, results.
+        # The decoder's standard deviation: 1 gives the textbook's half squared error. A smaller one
+        # reconstructs more sharply, but from latents that the prior misses: whole classes are then
+        # never drawn (docs/results.md).
         "sigma": 1.0,
     }
     if variant == "quick":

@@ -1,4 +1,4 @@
-"""The notebook: it runs from top to bottom, and what is stored in it is of such a run."""
+"""The notebook runs from top to bottom, and its stored outputs come from such a run."""
 
 import json
 import re
@@ -14,7 +14,7 @@ missing = [name for name in ("nbformat", "nbclient", "ipykernel") if find_spec(n
 
 
 @pytest.mark.skipif(bool(missing), reason=f"needs {' and '.join(missing)}")
-# what jupyter's own parts say of each other
+# warnings of one part of Jupyter about another
 @pytest.mark.filterwarnings("default:::jupyter_client", "default:::zmq", "default:::nbclient")
 def test_it_runs_and_shows_pictures_and_the_score(noise, tmp_path, monkeypatch):
     import nbformat
@@ -31,11 +31,11 @@ def test_it_runs_and_shows_pictures_and_the_score(noise, tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT)}}).execute()
     shown = outputs(notebook.cells)
     assert sum("image/png" in out.get("data", ()) for out in shown) == 4
-    assert re.search(r"fd_bloodnet: [\d.]+ of 60 samples against 30 real images", said(shown))
+    assert re.search(r"fd_bloodnet: [\d.]+ of 60 samples against 30 real images", join_texts(shown))
     assert not [out for out in shown if out["output_type"] == "error"]
 
 
-def test_what_is_stored_is_of_one_whole_run():
+def test_the_stored_outputs_come_from_one_whole_run():
     raw = FILE.read_text("utf-8")
     assert len(raw) < 500_000
     notebook = json.loads(raw)
@@ -43,7 +43,7 @@ def test_what_is_stored_is_of_one_whole_run():
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     shown = outputs(code)
     assert sum("image/png" in out.get("data", ()) for out in shown) == 4
-    text = said(shown)
+    text = join_texts(shown)
     assert "fd_bloodnet: " in text and "floor: " in text
     assert not re.search(r"/(tmp|home|root|work|Users|mnt)\b|[A-Z]:\\\\", text)
 
@@ -52,7 +52,7 @@ def outputs(cells):
     return [out for cell in cells for out in cell.get("outputs", ())]
 
 
-def said(shown):
+def join_texts(shown):
     """The text of all outputs, pictures left out."""
     texts = [out.get("text", "") for out in shown]
     texts += [out["data"][kind] for out in shown for kind in out.get("data", ()) if "text" in kind]
