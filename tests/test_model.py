@@ -21,7 +21,7 @@ from bloodjax.training.checkpoint import Checkpoints
 SEEDS = (0, 7)
 
 
-def run(folder, name="vae", **changes):
+def run(folder, name="vae", sampler=(), **changes):
     """The folder of a run of two seeds with checkpoint and samples, and what was put into it."""
     options = OPTIONS.get(name, {})
     config = {
@@ -29,9 +29,10 @@ def run(folder, name="vae", **changes):
         "precision": "float32",
         "seeds": SEEDS,
         "method": {"name": name} | SMALL[name],
+        "optimizer": {},
+        "sampler": options | dict(sampler),
         "sample": {"count": 5, "chunk": 5, "checkpoint": "newest", "weights": "ema"}
         | {"model": "", "export": ()}
-        | options
         | changes,
     }
     folder.mkdir()
@@ -95,7 +96,7 @@ def test_weights_of_one_kind_are_not_the_others(tmp_path):
 
 def test_a_run_that_draws_from_another_s_model_is_loaded_by_it(tmp_path):
     run(tmp_path / "one", "ddpm")
-    run(tmp_path / "other", "ddpm", model="one", steps=3)
+    run(tmp_path / "other", "ddpm", model="one", sampler={"steps": 3})
     (tmp_path / "other" / "checkpoints").rename(tmp_path / "gone")
     found = load(tmp_path / "other")
     assert found.options["steps"] == 3
