@@ -184,7 +184,7 @@ def run_stages(
         source = folder.parent / run.sample.model if run.sample.model else folder
 
         if mode in ("run", "train") and source == folder:
-            show = board.draw if board else None
+            show = board.show_evaluated if board else None
             train(
                 method,
                 dataset,
@@ -195,10 +195,10 @@ def run_stages(
                 evaluate=make_evaluator(
                     method, dataset, run.train.evaluate_count, run.sample, run.sampler, show
                 ),
-                on_written=board.follow if board else None,
+                on_written=board.update if board else None,
             )
             if board:
-                board.follow()  # also shows a training that ended before TensorBoard was asked for
+                board.update()  # also shows a training that ended before TensorBoard was asked for
 
         if mode in ("run", "sample"):
             if source != folder:
@@ -210,7 +210,7 @@ def run_stages(
             if processes.is_main():
                 export_run(folder, run.sample.export, dataset.classes)
             if board:
-                board.show(read_samples(folder, dataset))
+                board.show_samples(read_samples(folder, dataset))
 
         if mode in ("run", "score"):
             draw.check_same_samples(folder, run.sample, run.sampler)

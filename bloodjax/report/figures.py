@@ -1,4 +1,4 @@
-"""The pictures of a report, each as the bytes of a PNG: the only file that imports matplotlib."""
+"""The pictures of a report, as the bytes of PNG files. Only this file imports matplotlib."""
 
 import io
 import math
@@ -13,38 +13,40 @@ from matplotlib.figure import Figure
 from bloodjax.data import Dataset
 from bloodjax.images import tile
 from bloodjax.sampling.samples import Samples
+from bloodjax.scoring.embedding import shuffled_rows
+from bloodjax.scoring.scores import Scores
 from bloodjax.scoring.tables import title
 
 DPI, PAD, LINE = 150, 16, 42  # pixels: margins, a caption's height
 INK, MUTED, SERIES = "#1f2430", "#6b7280", ("#35618f", "#c2603f", "#4d8b67", "#8a6bb0", "#b08a2e")
-CAPTION = {"size": 10, "color": INK, "parse_math": False}
-TITLE = {"size": 12, "color": INK, "parse_math": False, "weight": "bold"}
+CAPTION: dict[str, Any] = {"size": 10, "color": INK, "parse_math": False}
+TITLE: dict[str, Any] = {"size": 12, "color": INK, "parse_math": False, "weight": "bold"}
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
+    """Return a figure as the bytes of a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
     return file.getvalue()
 
 
-def mosaic(about: str, blocks: list[tuple[str, np.ndarray]], columns: int, across: int) -> bytes:
-    """Blocks of pictures under their captions, as a PNG.
+def mosaic(heading: str, blocks: list[tuple[str, np.ndarray]], columns: int, across: int) -> bytes:
+    """Return blocks of images below their captions, as a PNG.
 
     Args:
-        about: the title.
+        heading: the title.
         blocks: (caption, uint8 [N, H, W, C]).
-        columns: pictures side by side in a block.
+        columns: images side by side in a block.
         across: blocks side by side.
     """
-    images = [(caption, tile(pictures, columns)) for caption, pictures in blocks]
+    images = [(caption, tile(pixels, columns)) for caption, pixels in blocks]
     wide = images[0][1].shape[1] + PAD
     tall = max(image.shape[0] for _, image in images) + LINE + PAD
     across = min(across, len(images))
     height = math.ceil(len(images) / across) * tall + LINE + PAD
-    width = max(across * wide + PAD, 16 * len(about))
+    width = max(across * wide + PAD, 16 * len(heading))
     figure = Figure((width / DPI, height / DPI), dpi=DPI)
-    figure.text(PAD / width, 1 - PAD / height, about, va="top", **TITLE)
+    figure.text(PAD / width, 1 - PAD / height, heading, va="top", **TITLE)
     for i, (caption, image) in enumerate(images):
         x, y = PAD + i % across * wide, height - PAD - LINE - i // across * tall
         figure.text(x / width, (y - 12) / height, caption, va="top", **CAPTION)
@@ -52,79 +54,78 @@ def mosaic(about: str, blocks: list[tuple[str, np.ndarray]], columns: int, acros
     return png(figure)
 
 
-def draw_samples(about: str, samples: Samples, dataset: Dataset, side: int = 6) -> bytes:
-    """Real images beside each seed's."""
-    blocks = [some_real(dataset, side * side)]
+def draw_samples(heading: str, samples: Samples, dataset: Dataset, side: int = 6) -> bytes:
+    """Draw real images beside the samples of each seed."""
+    blocks = [real_block(dataset, side * side)]
     for seed, images in zip(samples.seeds, samples.images, strict=True):
         blocks.append((f"generated, seed {seed}, step {samples.step:,}", images[: side * side]))
-    return mosaic(about, blocks, side, 2)
+    return mosaic(heading, blocks, side, 2)
 
 
-def some_real(dataset: Dataset, count: int) -> tuple[str, np.ndarray]:
-    """A block of `mosaic`: the same images every time."""
-    rows = np.random.default_rng(0).permutation(len(dataset.images))[:count]
-    return "drawn by arithmetic" if dataset.name == "synthetic" else "real", dataset.images[rows]
+def real_block(dataset: Dataset, count: int) -> tuple[str, np.ndarray]:
+    """Return a block of `mosaic`: the same real images every time."""
+    images = dataset.images[shuffled_rows(dataset)[:count]]
+    return "synthetic" if dataset.name == "synthetic" else "real", images
 
 
-def draw_study(about: str, runs: Mapping[str, Samples], dataset: Dataset, side: int = 6) -> bytes:
-    """Real images beside those of each run's first seed."""
-    blocks = [some_real(dataset, side * side)]
+def draw_study(heading: str, runs: Mapping[str, Samples], dataset: Dataset, side: int = 6) -> bytes:
+    """Draw real images beside the samples of each run's first seed."""
+    blocks = [real_block(dataset, side * side)]
     blocks += [(name, samples.images[0, : side * side]) for name, samples in runs.items()]
-    return mosaic(about, blocks, side, 4)
+    return mosaic(heading, blocks, side, 4)
 
 
-def draw_trace(about: str, samples: Samples, count: int = 6) -> bytes | None:
-    """How samples come about: a row of pictures each; None if the run kept no trace."""
+def draw_trace(heading: str, samples: Samples, count: int = 6) -> bytes | None:
+    """Draw a row of pictures for each trace; return None if the run kept no trace."""
     if not samples.trace.size:
         return None
     trace = samples.trace[0, :count]
     caption = f"{samples.trace_name}, seed {samples.seeds[0]}, left to right"
-    return mosaic(about, [(caption, trace.reshape(-1, *trace.shape[2:]))], trace.shape[1], 1)
+    return mosaic(heading, [(caption, trace.reshape(-1, *trace.shape[2:]))], trace.shape[1], 1)
 
 
-def draw_closest(
-    about: str, samples: Samples, dataset: Dataset, scores: dict[str, Any]
-) -> bytes | None:
-    """The samples nearest to training images above those; None where none were looked for."""
-    blocks = []
-    for s in scores.get("scores", ()):
-        if s["closest"]:
-            images = samples.images[samples.seeds.tolist().index(s["seed"])]
-            pairs = s["closest"]
-            ratios = f"ratios {pairs[0]['ratio']:.2f} to {pairs[-1]['ratio']:.2f}"
-            caption = f"{title(s['name'], s['protocol'])}, seed {s['seed']}: {ratios}"
-            both = [images[pair["sample"]] for pair in pairs]
-            both += [dataset.images[pair["train"]] for pair in pairs]
-            blocks.append((caption, np.stack(both)))
-    return mosaic(about, blocks, len(blocks[0][1]) // 2, 1) if blocks else None
+def draw_closest(heading: str, samples: Samples, dataset: Dataset, scores: Scores) -> bytes | None:
+    """Draw the most likely copies above their training images; return None if there are none."""
+    blocks, seeds = [], samples.seeds.tolist()
+    for s in scores["scores"]:
+        if pairs := s["closest"]:
+            images = samples.images[seeds.index(s["seed"])]
+            ratios = [pair["ratio"] for pair in pairs]
+            low, high = ("∞" if x is None else f"{x:.2f}" for x in (ratios[0], ratios[-1]))
+            name = title(s["name"], s["protocol"])
+            pixels = [images[pair["sample"]] for pair in pairs]
+            pixels += [dataset.images[pair["train"]] for pair in pairs]
+            caption = f"{name}, seed {s['seed']}: ratios {low} to {high}"
+            blocks.append((caption, np.stack(pixels)))
+    return mosaic(heading, blocks, len(blocks[0][1]) // 2, 1) if blocks else None
 
 
-def draw_classes(about: str, dataset: Dataset, count: int = 6) -> bytes:
-    """Examples of each class of the real data."""
+def draw_classes(heading: str, dataset: Dataset, count: int = 6) -> bytes:
+    """Draw examples of each class of the real data."""
     blocks = []
     for k, name in enumerate(dataset.classes):
         members = np.random.default_rng(k).permutation(np.flatnonzero(dataset.labels == k))
         if len(members):
             caption = f"{shorten(name, 36, placeholder=' …')} ({len(members):,})"
             blocks.append((caption, dataset.images[members[:count]]))
-    return mosaic(about, blocks, count, 2)
+    return mosaic(heading, blocks, count, 2)
 
 
-def draw_curves(about: str, curves: dict[str, dict[int, np.ndarray]]) -> bytes | None:
-    """Each loss over the steps, a line a seed; None where there are none."""
+def draw_curves(heading: str, curves: dict[str, dict[int, np.ndarray]]) -> bytes | None:
+    """Draw each loss over the steps, one line per seed; return None without losses."""
     if not curves:
         return None
     figure = Figure((6.4, 2.3 * len(curves) + 0.3), dpi=DPI, layout="constrained")
-    figure.suptitle(about, x=0.01, ha="left", **TITLE)
+    figure.suptitle(heading, x=0.01, ha="left", **TITLE)
     for i, (name, seeds) in enumerate(curves.items()):
         draw_loss(figure.add_subplot(len(curves), 1, i + 1), name, seeds)
     return png(figure)
 
 
 def draw_loss(axes: Axes, name: str, seeds: dict[int, np.ndarray]) -> None:
-    """One loss: each step pale, the mean over the nearest n / 40 steps on top.
+    """Draw one loss: each step pale, the moving average over n / 40 steps on top.
 
-    A linear scale leaves out the highest 2 %; a loss that falls far gets a logarithmic one.
+    A linear scale omits the highest 2 %; a loss of a wide range gets a logarithmic scale.
     """
     for i, (seed, curve) in enumerate(seeds.items()):
         steps, values = curve.T
@@ -150,7 +151,7 @@ def draw_loss(axes: Axes, name: str, seeds: dict[int, np.ndarray]) -> None:
 
 
 def draw_speed(rows: list[dict[str, Any]]) -> bytes:
-    """Benchmark rows as bars: each contestant's speed over that of its fastest rival."""
+    """Draw benchmark rows as bars: each contestant's speed relative to its fastest rival."""
     rows = [row for row in rows if row["ratio"] and row["task"] != "matmul"]
     tasks = list(dict.fromkeys((row["task"], row["batch"]) for row in rows))
     figure = Figure((6.4, 0.24 * (len(rows) + 2 * len(tasks)) + 0.8), dpi=DPI, layout="constrained")
@@ -163,7 +164,7 @@ def draw_speed(rows: list[dict[str, Any]]) -> bytes:
             axes.text(row["ratio"], len(names), f" {row['ratio']:.2f}", va="center", size=8)
             names.append(f"{row['framework']} {row['variant']} {row['precision']}")
     axes.axvline(1.0, color=INK, linewidth=0.8)
-    axes.set_xlabel("speed over that of the fastest rival", color=MUTED, size=9)
+    axes.set_xlabel("speed relative to the fastest rival", color=MUTED, size=9)
     axes.set_yticks(range(len(names)), names, size=8)
     axes.invert_yaxis()
     axes.spines[["top", "right", "left"]].set_visible(False)

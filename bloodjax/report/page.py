@@ -1,50 +1,23 @@
-"""index.html: one file that fetches nothing."""
+"""index.html, one file that fetches nothing, and the files beside it."""
 
 import shlex
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from bloodjax.features import MISTAKES
-from bloodjax.runtime.files import flatten
+from bloodjax.report.texts import DATA, NOT_SCORED, RAW_RANGE, SECTIONS, SPACES, SYNTHETIC
+from bloodjax.runtime.files import atomic_write, flatten, write_text
+from bloodjax.runtime.progress import console
+from bloodjax.scoring.scores import ClassScore, Score, Scores, Summary, score_key
 from bloodjax.scoring.tables import explain_spreads, format_mean_std, format_value, title
 
-SPACES = {
-    "bloodnet": "BloodNet, a small network that tells blood cells apart",
-    "inception": "InceptionV3 with the weights of Heusel et al. (2017)",
-}
-SECTIONS = {  # picture -> its heading and what it shows
-    "samples": ("Samples", "Real images beside generated ones, drawn at random: none is picked."),
-    "closest": (
-        "Nearest training images",
-        "The samples that come nearest to a training image, for how near that one's own neighbours "
-        "are: each above the training image. The ratio is below 1 where the sample is nearer than "
-        "any other training image. Pairs that look the same were memorised.",
-    ),
-    "denoising": (
-        "From noise to cell",
-        "Each row is one sample: what the network takes it to be, first step to last.",
-    ),
-    "interpolation": (
-        "Between samples",
-        "Each row walks through latent space from sample to sample.",
-    ),
-    "curves": ("Training", "Each loss over the training steps: pale as it was, dark smoothed."),
-    "classes": ("The data", "Real images of each class, and how many there are."),
-}
-SIDES = ("real", "fake")
-RAW_RANGE = (
-    "Its images, or with raw-reals the real ones alone, were given to the network in a range that "
-    "it does not expect, as some published numbers were: it is here to explain those, and measures "
-    "nothing else."
-)
-SYNTHETIC = (
-    '<p class="loud"><strong>Synthetic cells, not BloodMNIST</strong>: drawn by arithmetic to try '
-    "things out. No number here says anything about blood.</p>"
-)
+Table = list[tuple[str, ...]]  # rows of plain text, header first
+SIDES: tuple[Literal["real"], Literal["fake"]] = ("real", "fake")
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --muted: #5d6573; --paper: #fff; --card: #f4f5f7;
   --line: #dfe2e7; --real: #9aa3b2; --fake: #c2603f; }
@@ -70,121 +43,197 @@ pre { background: var(--card); padding: .8rem 1rem; border-radius: .4rem; white-
 """
 
 
-def page(
-    about: str,
-    synthetic: bool,
-    info: dict[str, Any],
-    scores: dict[str, Any],
-    tables: Mapping[str, Sequence[tuple[str, ...]]],
-    pictures: dict[str, bytes],
+def write_files(folder: Path, pictures: Mapping[str, bytes], markdown: str, html: str) -> Path:
+    """Write NAME.png of each picture, table.md and index.html; return the path of the latter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, png in pictures.items():
+        with atomic_write(folder / f"{name}.png") as part:
+            part.write_bytes(png)
+    write_text(folder / "table.md", markdown)
+    write_text(folder / "index.html", html)
+    console.print(f"report: {folder / 'index.html'}", markup=False)
+    return folder / "index.html"
+
+
+def run_page(
+    heading: str,
+    info: Mapping[str, Any],
+    scores: Scores | None,
+    tables: Mapping[str, Table],
+    pictures: Mapping[str, bytes],
 ) -> str:
-    """index.html: one file that fetches nothing."""
-    body = [f"<h1>{escape(about)}</h1>"]
-    if synthetic:
-        body.append(SYNTHETIC)
-    body += [headline(s, scores["scores"]) for s in scores.get("summary", ())]
-    body.append(shares(scores["scores"]) if scores else "<p>Not scored: run --mode=score.</p>")
-    for name, data in pictures.items():
-        head, words = SECTIONS.get(name, (name, ""))
-        body.append(f"<h2>{escape(head)}</h2>{picture(about, words, data)}")
+    """Return the HTML of a run's page.
+
+    Args:
+        heading: the title.
+        info: the contents of config.json, or {}.
+        scores: the contents of scores.json, or None.
+        tables: note -> table.
+        pictures: name -> PNG.
+    """
+    body = []
+    if scores:
+        body += [headline(s, first_score(scores, s)) for s in scores["summary"]]
+        body.append(class_shares(scores))
+    else:
+        body.append(paragraph(NOT_SCORED))
+    for name, png in pictures.items():
+        section, caption = SECTIONS.get(name, (name, ""))
+        body.append(f"<h2>{escape(section)}</h2>{picture(heading, caption, png)}")
     if "curves" not in pictures:
-        body.append("<p>No curves: metrics.jsonl is missing or empty.</p>")
+        body.append(paragraph("No curves: metrics.jsonl is missing or empty."))
     if scores:
         body.append("<h2>Scores</h2>")
-        for words, table in tables.items():
-            body.append(html_table(table, "scores") + f"<p>{escape(words)}</p>")
-    for head, group in (("Data", "dataset"), ("Settings", "config"), ("Versions", "environment")):
-        settings = [
-            (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-            for key, value in flatten(info.get(group, {})).items()
-        ]
-        body.append(f"<h2>{head}</h2>")
-        body.append(
-            html_table(settings, "settings") if settings else "<p>config.json does not say.</p>"
-        )
+        body += [html_table(table, "scores") + paragraph(note) for note, table in tables.items()]
+    for section, group in (
+        ("Data", "dataset"),
+        ("Settings", "config"),
+        ("Versions", "environment"),
+    ):
+        body.append(f"<h2>{section}</h2>{settings_table(info.get(group, {}))}")
     if "name" in (config := info.get("config", {})):
-        # "ddpm-quick" is configs/ddpm.py:quick, "paper-cpu/ddpm" a run of configs/paper.py:cpu
-        file, _, variant = config["name"].partition("/")[0].partition("-")
-        option = f"--config=configs/{file}.py" + (variant and f":{variant}")
-        command = f"python launch.py {shlex.quote(option)}"
-        body.append(f"<h2>Reproduce</h2><pre>{escape(command)}</pre>")
-        body.append("<p>with the settings above where they differ from the file's.</p>")
-    return document(about, body)
+        body.append(f"<h2>Reproduce</h2><pre>{escape(launch_command(config['name']))}</pre>")
+        body.append(paragraph("Add the settings above that differ from those of the file."))
+    return document(heading, body)
 
 
-def document(about: str, body: Iterable[str]) -> str:
-    """The whole of an HTML file."""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width, initial-scale=1"><title>{escape(about)}</title>'
-        f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>"
-    )
+def study_page(
+    heading: str,
+    tables: Mapping[str, Table],
+    notes: Sequence[str],
+    pictures: Mapping[str, bytes],
+) -> str:
+    """Return the HTML of a study's page: tables by heading, notes, then pictures by name."""
+    captions = {
+        "classes": "Figure 1. Real images of each class.",
+        "samples": "Figure 2. Real images, and the first samples of each run's first seed.",
+    }
+    body = [f"<h2>{escape(n)}</h2>{html_table(t, 'scores')}" for n, t in tables.items()]
+    body += [paragraph(note) for note in notes]
+    body += [picture(heading, captions[name], png) for name, png in pictures.items()]
+    return document(heading, body)
 
 
-def picture(about: str, words: str, data: bytes) -> str:
-    """A PNG under what it shows, in the page itself."""
-    image = f'<img alt="{escape(about)}. {escape(words)}" src="data:image/png;base64,'
-    image += f'{b64encode(data).decode()}">'
-    return f"<figure><figcaption>{escape(words)}</figcaption>{image}</figure>"
+# ---- sections of a run's page ----
 
 
-def headline(summary: dict[str, Any], scores: list[dict[str, Any]]) -> str:
-    """One measure in large type, and how to read it."""
-    key = summary["name"], summary["protocol"]
-    name, first = title(*key), [s for s in scores if (s["name"], s["protocol"]) == key][0]
+def first_score(scores: Scores, summary: Summary) -> Score:
+    """Return the first seed's score in the feature space of `summary`."""
+    return next(s for s in scores["scores"] if score_key(s) == score_key(summary))
+
+
+def headline(summary: Summary, first: Score) -> str:
+    """Return one distance in large type, and how to read it."""
+    name = title(*score_key(summary))
     space = SPACES.get(summary["features"], summary["features"])
-    words = (
+    text = (
         f"The Fréchet distance between {first['n_fake']:,} generated and {first['n_real']:,} real "
-        f"images in the features of {space}; {explain_spreads(summary)}. Lower is better. "
-        f"The floor is what {first['floor_n']:,} real images score against {first['floor_n']:,} "
-        "others: samples as good as the data end near it. Fewer images make any such distance larger. "
+        f"images in the features of {space}; {explain_spreads(summary)}. Lower is better. The "
+        f"floor is the distance between two sets of {first['floor_n']:,} real images: perfect "
+        "samples end near it. With fewer images, every such distance is larger."
     )
     if summary["name"] != "fid":
-        words += f"This is not FID, which uses other features: compare {name} only with {name}."
+        text += f" This is not FID, which uses other features: compare {name} only with {name}."
     if summary["features"].endswith(MISTAKES):
-        words += f" {RAW_RANGE}"
+        text += f" {RAW_RANGE}"
     return (
         f'<div class="score">{escape(name)}<b>{format_mean_std(summary)}</b>'
-        f"floor {format_value(summary['floor'])}</div><p>{escape(words)}</p>"
+        f"floor {format_value(summary['floor'])}</div>{paragraph(text)}"
     )
 
 
-def shares(scores: list[dict[str, Any]]) -> str:
-    """Which classes are made how often, and how far each is from the real ones; "" if nothing can
-    tell.
-    """
-    known = [s for s in scores if s["classes"]]
-    if not known:
+def class_shares(scores: Scores) -> str:
+    """Return the shares of the classes and their distances; "" if the classes are unknown."""
+    spaces: dict[str, list[dict[str, ClassScore]]] = {}
+    for score in scores["scores"]:
+        if score["classes"]:
+            spaces.setdefault(title(*score_key(score)), []).append(score["classes"])
+    if not spaces:
         return ""
-    spaces = dict.fromkeys(title(s["name"], s["protocol"]) for s in known)
-    top = max(share[side] for s in known for share in s["classes"].values() for side in SIDES)
-    lines = "".join(class_row(name, known, spaces, top) for name in known[0]["classes"])
+    seeds = [classes for group in spaces.values() for classes in group]
+    top = max(share[side] for classes in seeds for share in classes.values() for side in SIDES)
+    rows = "".join(class_row(name, spaces, top) for name in seeds[0])
     heads = "".join(f"<th>{escape(space)}</th>" for space in spaces)
+    text = (
+        "The share of each class among the real and the generated images, as BloodNet classifies "
+        "both, and the Fréchet distance between the two. A class has few images, which makes its "
+        "distance larger."
+    )
     return (
-        "<h2>Classes</h2><p>The share of each class among real and among generated images, both as "
-        "BloodNet sees them, and the Fréchet distance between the two: a class has few images, "
-        'which makes it larger.</p><div class="scores"><table><tr><th class="class"></th><th>'
-        f'<i class="real"></i> real</th><th><i class="fake"></i> generated</th>{heads}</tr>'
-        f"{lines}</table></div>"
+        f'<h2>Classes</h2>{paragraph(text)}<div class="scores"><table><tr><th class="class"></th>'
+        '<th><i class="real"></i> real</th><th><i class="fake"></i> generated</th>'
+        f"{heads}</tr>{rows}</table></div>"
     )
 
 
-def class_row(name: str, known: list[dict[str, Any]], spaces: Iterable[str], top: float) -> str:
-    """A class: its shares as bars and figures, and its distance in each space, means over seeds."""
-    own = [(title(s["name"], s["protocol"]), s["classes"][name]) for s in known]
-    real, fake = (np.mean([share[side] for _, share in own]) for side in SIDES)
+def class_row(name: str, spaces: Mapping[str, list[dict[str, ClassScore]]], top: float) -> str:
+    """Return a class: its shares as bars and numbers, its distance in each space, seed means."""
+    shares = [classes[name] for group in spaces.values() for classes in group]
+    real, fake = (np.mean([share[side] for share in shares]) for side in SIDES)
     bar = '<div class="bar {}" style="width:{:.1%}"></div>'
     bars = bar.format("real", real / top) + bar.format("fake", fake / top)
     cells = f"<td>{escape(name)}{bars}</td><td>{real:.1%}</td><td>{fake:.1%}</td>"
-    for space in spaces:
-        distances = [share["distance"] for its, share in own if its == space]
-        mean = "-" if None in distances else format_value(float(np.mean(distances)))
-        cells += f"<td>{mean}</td>"
+    for group in spaces.values():
+        known = [x for classes in group if (x := classes[name]["distance"]) is not None]
+        complete = len(known) == len(group)
+        cells += f"<td>{format_value(float(np.mean(known))) if complete else '-'}</td>"
     return f"<tr>{cells}</tr>"
 
 
-def html_table(table: Sequence[tuple[str, ...]], kind: str) -> str:
-    """Rows of plain text as HTML; `kind` is the style: "scores" or "settings"."""
+def settings_table(group: Mapping[str, Any]) -> str:
+    """Return a group of config.json as a table."""
+    rows = [
+        (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for key, value in flatten(group).items()
+    ]
+    return html_table(rows, "settings") if rows else paragraph("Missing in config.json.")
+
+
+def launch_command(name: str) -> str:
+    """Return the command of a run: "ddpm-quick" is configs/ddpm.py:quick.
+
+    A run of a study, "paper-cpu/ddpm", belongs to configs/paper.py:cpu.
+    """
+    file, _, variant = name.partition("/")[0].partition("-")
+    option = f"--config=configs/{file}.py" + (variant and f":{variant}")
+    return f"python launch.py {shlex.quote(option)}"
+
+
+# ---- HTML and Markdown ----
+
+
+def document(heading: str, body: Iterable[str]) -> str:
+    """Return an HTML file with its title as h1; synthetic data are announced below it."""
+    loud = f'<p class="loud">{escape(SYNTHETIC)}</p>' if DATA["synthetic"] in heading else ""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width, initial-scale=1"><title>{escape(heading)}</title>'
+        f"<style>{STYLE}</style></head><body><h1>{escape(heading)}</h1>{loud}"
+        f"{''.join(body)}</body></html>"
+    )
+
+
+def paragraph(text: str) -> str:
+    """Return plain text as a paragraph."""
+    return f"<p>{escape(text)}</p>"
+
+
+def picture(heading: str, caption: str, png: bytes) -> str:
+    """Return a PNG below its caption, embedded in the page."""
+    image = f'<img alt="{escape(heading)}. {escape(caption)}" src="data:image/png;base64,'
+    image += f'{b64encode(png).decode()}">'
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{image}</figure>"
+
+
+def html_table(table: Table, style: Literal["scores", "settings"]) -> str:
+    """Return rows of plain text as HTML."""
     rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in table)
     lines = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="{kind}"><table>{lines}</table></div>'
+    return f'<div class="{style}"><table>{lines}</table></div>'
+
+
+def markdown_table(table: Table) -> str:
+    """Return rows of plain text as Markdown."""
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in table]
+    cells.insert(1, ["---"] * len(table[0]))
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: the values in metrics.jsonl, and pictures."""
+"""TensorBoard files of a run: the values of metrics.jsonl, and pictures."""
 
 import io
 import json
@@ -18,15 +18,23 @@ from bloodjax.data import Dataset
 from bloodjax.images import tile
 from bloodjax.runtime.files import name_errors
 from bloodjax.sampling.samples import Samples
+from bloodjax.scoring.embedding import shuffled_rows
 
-NAME = "events.out.tfevents"  # TensorBoard knows its files by that
-SIDE = 6  # a picture is of SIDE x SIDE images
-PLACE = {"seed", "step", "epoch"}  # where a line of metrics.jsonl belongs; all else in it is shown
+NAME = "events.out.tfevents"  # TensorBoard finds its files by this name
+SIDE = 6  # a picture shows SIDE x SIDE images
+PLACE = {"seed", "step", "epoch"}  # the position of a line of metrics.jsonl; the rest is shown
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """What to log beside metrics.jsonl: event files of TensorBoard, or nothing."""
+    """The options of logging.
+
+    Attributes:
+        tensorboard: write WORKDIR/tensorboard.
+
+    Raises:
+        ValueError: TensorBoard files are wanted and tensorboardX is missing.
+    """
 
     tensorboard: bool = False
 
@@ -43,100 +51,101 @@ class LogConfig:
 
 
 class Board:
-    """WORKDIR/tensorboard: a TensorBoard run for each seed, seed0/ and so on, an event file in it.
+    """WORKDIR/tensorboard: one TensorBoard run for each seed, an event file in seed0/ and so on.
 
-    metrics.jsonl is the truth. When a process begins, each event file is written anew from it, so
-    that it has every step once: also after a kill, and of commands that had no board. Only what is
-    not in there is carried over from the file before: when a step was, and the pictures, as far as
-    the run is known to have come.
+    metrics.jsonl is the source. Each process first writes every event file again from it, so that
+    each step appears once, also after a kill and after commands without a board. Only two things
+    come from the old event file: the time of each step, and the pictures up to the last step.
     """
 
     def __init__(self, workdir: Path, seeds: Sequence[int], dataset: Dataset) -> None:
-        self.log, self.read = workdir / "metrics.jsonl", 0  # its bytes that are on the board
+        self.log = workdir / "metrics.jsonl"
+        self.offset = 0  # bytes of the log that are on the board
         self.folders = {seed: workdir / "tensorboard" / f"seed{seed}" for seed in seeds}
         self.files: dict[int, Path] = {}  # none before the first event
-        some = np.random.default_rng(0).permutation(len(dataset.images))[: SIDE * SIDE]
-        self.real = dataset.images[some]
+        self.real = dataset.images[shuffled_rows(dataset)[: SIDE * SIDE]]
 
-    def follow(self) -> None:
-        """Bring the board to where metrics.jsonl is; the first time, begin it."""
+    def update(self) -> None:
+        """Add the new lines of metrics.jsonl; the first call writes all event files again."""
         if not self.files:
-            self.begin({})
+            self.rewrite({})
             return
-        rows = self.rows()
+        rows = self.read_rows()
         for seed, file in self.files.items():
             append(file, [scalars(row) for row in rows if row["seed"] == seed])
 
-    def draw(self, seed: int, step: int, images: np.ndarray) -> None:
-        """Show uint8 [N, H, W, C], by which a checkpoint is evaluated, as "evaluated"."""
-        self.follow()
+    def show_evaluated(self, seed: int, step: int, images: np.ndarray) -> None:
+        """Show the images of an evaluation, uint8 [N, H, W, C], as "evaluated"."""
+        self.update()
         append(self.files[seed], [picture("evaluated", step, images[: SIDE * SIDE])])
 
-    def show(self, samples: Samples) -> None:
-        """Show finished samples and their trace, instead of earlier ones of the same step."""
-        drawn = {}
+    def show_samples(self, samples: Samples) -> None:
+        """Show finished samples and their trace in the place of earlier ones of the same step."""
+        pictures = {}
         for seed, images, trace in zip(samples.seeds, samples.images, samples.trace, strict=True):
-            drawn[int(seed)] = [picture("samples", samples.step, images[: SIDE * SIDE])]
+            events = [picture("samples", samples.step, images[: SIDE * SIDE])]
             if trace.size:
                 strip = trace.reshape(-1, *trace.shape[2:])
-                drawn[int(seed)].append(
-                    picture(samples.trace_name, samples.step, strip, trace.shape[1])
-                )
-        self.begin(drawn)
+                events.append(picture(samples.trace_name, samples.step, strip, trace.shape[1]))
+            pictures[int(seed)] = events
+        self.rewrite(pictures)
 
-    def begin(self, drawn: Mapping[int, list[Any]]) -> None:
-        """Write the event files anew, each seed's with `drawn` among its pictures."""
-        self.read = 0
-        rows = self.rows()
+    def rewrite(self, new_pictures: Mapping[int, list[Any]]) -> None:
+        """Write all event files again, with further pictures for each seed."""
+        self.offset = 0
+        rows = self.read_rows()
         last = max((row["step"] for row in rows), default=0)
         for seed, folder in self.folders.items():
-            before = sorted(folder.glob(f"{NAME}.*"))
-            old = [e for file in before for e in events(file) if e.summary.value]
+            # Pictures and times of the old files.
+            old_files = sorted(folder.glob(f"{NAME}.*"))
+            old = [e for file in old_files for e in read_events(file) if e.summary.value]
             pictures = [e for e in old if is_picture(e) and e.step <= last]
-            pictures += [picture("real", 0, self.real), *drawn.get(seed, ())]
+            pictures += [picture("real", 0, self.real), *new_pictures.get(seed, ())]
             pictures = {(e.summary.value[0].tag, e.step): e for e in pictures}
             times = {e.step: e.wall_time for e in old if not is_picture(e)}
-            own = [scalars(row, times.get(row["step"])) for row in rows if row["seed"] == seed]
-            number = int(before[-1].suffix[1:]) + 1 if before else 0
-            # A TensorBoard that is looking on forgets, at START, what it has read so far.
-            start = event(0, session_log={"status": "START"})
-            version = event(0, file_version="brain.Event:2")
+
+            # The new file. At START a running TensorBoard drops the events that it has read.
+            events = [event(0, file_version="brain.Event:2")]
+            events += [event(0, session_log={"status": "START"}), *pictures.values()]
+            events += [scalars(x, times.get(x["step"])) for x in rows if x["seed"] == seed]
+            number = int(old_files[-1].suffix[1:]) + 1 if old_files else 0
             folder.mkdir(parents=True, exist_ok=True)
             self.files[seed] = folder / f"{NAME}.{number:06}"
-            append(self.files[seed], [version, start, *pictures.values(), *own])
-            for file in before:
+            append(self.files[seed], events)
+            for file in old_files:
                 file.unlink()
 
-    def rows(self) -> list[dict[str, Any]]:
-        """What whole lines of metrics.jsonl hold that were not read yet."""
-        rows: list[dict[str, Any]] = []
-        if self.log.exists():
-            with self.log.open("rb") as log:
-                log.seek(self.read)
-                text = log.read()
-            lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
-            self.read += sum(map(len, lines))
-            for line in lines:
-                with suppress(ValueError):  # of a damaged one, training says so
-                    rows.append(json.loads(line))
+    def read_rows(self) -> list[dict[str, Any]]:
+        """Return the whole lines of metrics.jsonl that were not read yet."""
+        if not self.log.exists():
+            return []
+        with self.log.open("rb") as log:
+            log.seek(self.offset)
+            text = log.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        rows = []
+        for line in whole.splitlines():
+            with suppress(ValueError):  # training reports damaged lines
+                rows.append(json.loads(line))
         return rows
 
 
-def event(step: int, when: float | None = None, **what: Any) -> Any:
-    """TensorBoard's Event of a step, now unless `when` is given (seconds since 1970)."""
-    from tensorboardX.proto.event_pb2 import Event
+def event(step: int, wall_time: float | None = None, **content: Any) -> Any:
+    """Return TensorBoard's Event of a step; `wall_time` is in seconds since 1970, or now."""
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore  # generated at import
 
-    return Event(step=step, wall_time=time.time() if when is None else when, **what)
+    return Event(step=step, wall_time=time.time() if wall_time is None else wall_time, **content)
 
 
-def scalars(row: Mapping[str, float], when: float | None = None) -> Any:
-    """The event of a line of metrics.jsonl: its values, in float32, under their names."""
+def scalars(row: Mapping[str, Any], wall_time: float | None = None) -> Any:
+    """Return the event of a line of metrics.jsonl: its values, in float32, by name."""
     values = [{"tag": k, "simple_value": v} for k, v in row.items() if k not in PLACE]
-    return event(row["step"], when, summary={"value": values})
+    return event(row["step"], wall_time, summary={"value": values})
 
 
 def picture(tag: str, step: int, images: np.ndarray, columns: int = SIDE) -> Any:
-    """The event of uint8 [N, H, W, C] as one picture, side by side."""
+    """Return the event of images, uint8 [N, H, W, C], side by side in one picture."""
     grid, file = np.ascontiguousarray(tile(images, columns)), io.BytesIO()
     Image.fromarray(grid).save(file, "png")
     image = {"height": grid.shape[0], "width": grid.shape[1], "colorspace": 3}
@@ -145,39 +154,40 @@ def picture(tag: str, step: int, images: np.ndarray, columns: int = SIDE) -> Any
 
 
 def is_picture(event: Any) -> bool:
+    """Return whether an event shows a picture."""
     return event.summary.value[0].HasField("image")
 
 
-# ---- event files: records of length, its checksum, an event, its checksum ----
+# ---- event files: records of length, checksum, event, checksum ----
 
 
 def append(file: Path, events: Iterable[Any]) -> None:
-    """Write events to the end of `file`; by then the system has them, and whoever looks on."""
+    """Write events to the end of `file`; readers see them when this returns."""
     with name_errors(file), file.open("ab") as out:
         out.write(b"".join(record(event.SerializeToString()) for event in events))
 
 
 def record(content: bytes) -> bytes:
-    """A record of TensorFlow's TFRecord format."""
+    """Return a record of TensorFlow's TFRecord format."""
     from tensorboardX.record_writer import masked_crc32c
 
-    def summed(part: bytes) -> bytes:
+    def with_checksum(part: bytes) -> bytes:
         return part + struct.pack("<I", masked_crc32c(part))
 
-    return summed(struct.pack("<Q", len(content))) + summed(content)
+    return with_checksum(struct.pack("<Q", len(content))) + with_checksum(content)
 
 
-def events(file: Path) -> Iterator[Any]:
-    """The events in `file`, up to the first that was cut short or is none."""
+def read_events(file: Path) -> Iterator[Any]:
+    """Yield the events in `file`, up to the first that is cut short or damaged."""
     from google.protobuf.message import DecodeError
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore  # generated at import
 
-    content, at = file.read_bytes(), 0
+    content, position = file.read_bytes(), 0
     with suppress(DecodeError):
-        while at + 12 <= len(content):
-            begin = at + 12
-            end = begin + struct.unpack_from("<Q", content, at)[0]
+        while position + 12 <= len(content):
+            begin = position + 12
+            end = begin + struct.unpack_from("<Q", content, position)[0]
             if end + 4 > len(content):
                 return
             yield Event.FromString(content[begin:end])
-            at = end + 4
+            position = end + 4

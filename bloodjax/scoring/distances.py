@@ -1,4 +1,4 @@
-"""How far two sets of images are apart, on any (N, d) features: numpy float64, no network here."""
+"""Distances between two sets of features: Fréchet distance and kernel distance, in float64."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-BLOCK = 2**22  # numbers held as float64 at a time: 32 MB, where a copy of all may be 164
+BLOCK = 2**22  # numbers copied to float64 at a time: 32 MB instead of 164 for all
 
 
 def check_features(*sets: np.ndarray) -> None:
@@ -24,13 +24,13 @@ def check_features(*sets: np.ndarray) -> None:
 
 
 def check_space(d: int, other: int) -> None:
-    """Refuse to compare vectors of d features with vectors of another number of them."""
+    """Refuse to compare vectors of different numbers of features."""
     if d != other:
         raise ValueError(f"{d} features against {other}: expected the same space")
 
 
 def check_finite(n: int, *arrays: np.ndarray) -> None:
-    """Refuse NaN and infinity in the features of n images, or in what came of them."""
+    """Refuse NaN and infinity in the features of n images, or in results computed from them."""
     if not all(np.isfinite(x).all() for x in arrays):
         raise ValueError(
             f"the features of {n} images hold NaN, infinite or overflowing values; "
@@ -39,16 +39,16 @@ def check_finite(n: int, *arrays: np.ndarray) -> None:
 
 
 def blocks(n: int, size: int) -> Iterator[slice]:
-    """0 .. n in slices of `size`; the last may be shorter."""
+    """Return slices of `size` that cover 0 .. n; the last may be shorter."""
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Mean and scatter of a set of feature vectors, which merge without loss.
+    """Mean and scatter matrix of a set of feature vectors.
 
     Attributes:
-        n: vectors seen. Where only a covariance is known, any n > d will do.
+        n: number of vectors. If only a covariance is known, any n > d will do.
         mean: float64 [d].
         m2: float64 [d, d], the sum of (x - mean)(x - mean)^T.
 
@@ -65,26 +65,16 @@ class Moments:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Moments":
-        """The moments of features, any float [n >= 1, d], in two passes over blocks of rows."""
+        """Return the moments of features, float [n >= 1, d], in two passes over blocks of rows."""
         check_features(features)
         n, d = features.shape
         m2 = np.zeros((d, d))
-        with np.errstate(over="ignore", invalid="ignore"):  # refused with a message, above
+        with np.errstate(over="ignore", invalid="ignore"):  # __post_init__ refuses the result
             mean = features.mean(axis=0, dtype=np.float64)
             for rows in blocks(n, max(BLOCK // d, 1)):
                 x = features[rows] - mean
                 m2 += x.T @ x
             return cls(n=n, mean=mean, m2=m2)
-
-    def merge(self, other: "Moments") -> "Moments":
-        """The moments of both sets together: Chan, Golub and LeVeque (1979), eq. 2.1."""
-        n = self.n + other.n
-        delta = other.mean - self.mean
-        return Moments(
-            n=n,
-            mean=self.mean + delta * (other.n / n),
-            m2=self.m2 + other.m2 + np.outer(delta, delta) * (self.n * other.n / n),
-        )
 
     @property
     def cov(self) -> np.ndarray:
@@ -95,25 +85,27 @@ class Moments:
 
     @cached_property
     def root(self) -> np.ndarray:
-        """A with A A^T = m2, float64 [d, min(n - 1, d)]: n images span n - 1 dimensions."""
+        """A with A A^T = m2, float64 [d, min(n - 1, d)]: n images span at most n - 1 dimensions."""
         if self.n > len(self.mean):
-            with suppress(np.linalg.LinAlgError):  # a feature that never varies, say
-                return np.linalg.cholesky(self.m2)  # in a twentieth of the time
+            with suppress(np.linalg.LinAlgError):  # singular, e.g. if a feature is constant
+                return np.linalg.cholesky(self.m2)  # 20 times faster than eigh
         w, v = np.linalg.eigh(self.m2)
         rank = min(self.n - 1, len(w))
         return v[:, -rank:] * np.sqrt(np.maximum(w[-rank:], 0))
 
 
 def frechet(a: Moments, b: Moments) -> float:
-    """Squared Fréchet distance of two Gaussians: Dowson and Landau (1982), eq. 4; Heusel et al.
-    (2017), eq. 6: |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
+    """Return the squared Fréchet distance of two Gaussians.
 
-    With S_a = A A^T the last trace is the sum of the roots of the eigenvalues of A^T S_b A, which
-    is symmetric: no sqrtm, no imaginary parts, nothing added to a diagonal. Fewer images than
-    features are fine: only as many eigenvalues are counted as the images can span. Equal sets
-    give zero to rounding, which may be negative; the value is returned as it is.
+    Dowson and Landau (1982), eq. 4; Heusel et al. (2017), eq. 6:
+    |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
 
-    The root of `a` is computed once and kept: where one set meets many, put it first.
+    With S_a = A A^T the last trace is the sum of the roots of the eigenvalues of A^T S_b A. That
+    matrix is symmetric: there is no sqrtm, no imaginary part, and nothing is added to a diagonal.
+    Fewer images than features are allowed: only the eigenvalues of the subspace that the images
+    span are counted. Equal sets give zero up to rounding, which may be negative.
+
+    The root of `a` is computed once and kept: pass a set that meets many others first.
 
     Raises:
         ValueError: the feature spaces differ in size, or a set has fewer than 2 images.
@@ -123,7 +115,7 @@ def frechet(a: Moments, b: Moments) -> float:
 
 
 def frechet_by_root(a: Moments, root: np.ndarray, b: Moments) -> float:
-    """`frechet`, with any A of A A^T = a.m2, float64 [d, r]."""
+    """Return `frechet`, given any A with A A^T = a.m2, float64 [d, r]."""
     delta, spread = a.mean - b.mean, np.trace(a.cov) + np.trace(b.cov)
     rank = min(a.n - 1, b.n - 1, len(delta))
     cross = np.linalg.eigvalsh(root.T @ b.m2 @ root)[-rank:] / ((a.n - 1) * (b.n - 1))
@@ -131,11 +123,11 @@ def frechet_by_root(a: Moments, root: np.ndarray, b: Moments) -> float:
 
 
 def frechet_from_features(x: np.ndarray, y: np.ndarray) -> float:
-    """`frechet` of two sets of features, any float [n, d] and [m, d].
+    """Return `frechet` of two sets of features, float [n, d] and [m, d].
 
-    Where one has no more images than features, those images, centred, are themselves the root of
-    their scatter and nothing is factored: Mathiasen and Hvilshøj (2020, arXiv:2009.14075). Exact
-    as well, and several times faster at a few hundred images of 2048 features.
+    If a set has no more images than features, its centred images are a root of their scatter, and
+    nothing is factored: Mathiasen and Hvilshøj (2020, arXiv:2009.14075). This is exact as well,
+    and several times faster for a few hundred images of 2048 features.
     """
     check_features(x, y)
     if len(x) > len(y):
@@ -146,37 +138,29 @@ def frechet_from_features(x: np.ndarray, y: np.ndarray) -> float:
     return frechet_by_root(a, (x - a.mean).T, b)
 
 
-def floor(features: np.ndarray, n: int, seed: int) -> float:
-    """What real images score against real images: `distance` of two disjoint random subsets.
-
-    Args:
-        features: of real images, float [N, d].
-        n: size of each subset; N // 2 where that is less.
-        seed: of the draw.
-    """
-    n = min(n, len(features) // 2)
-    order = np.random.default_rng(seed).permutation(len(features))
-    return frechet_from_features(features[order[:n]], features[order[n : 2 * n]])
-
-
 def infinity(
     real: Moments, fake: np.ndarray, value: float, points: int = 15, seed: int = 0
 ) -> float:
-    """`frechet` extrapolated to infinitely many fakes: Chong and Forsyth (2020, arXiv:1911.07023).
+    """Return `frechet` extrapolated to infinitely many fakes.
 
-    The distance of N fakes is too large by about a constant over N, and the constant differs
-    between models. So: the distances of random subsets of several sizes, a straight line through
-    them in 1 / N by least squares, and its value at 1 / N = 0. The smallest subset is the paper's
-    5,000, or N // 2 where that is less. What the finite number of real images adds stays in: two
-    sets of N equally distributed images keep about half of their distance. Noise may carry the
-    value below 0. Subsets are drawn by position: another order of the fakes is another draw.
+    Chong and Forsyth (2020, arXiv:1911.07023). The bias of the distance of N fakes is about a
+    constant over N, and the constant depends on the model. A straight line in 1 / N is fitted by
+    least squares to the distances of random subsets of several sizes; its value at 1 / N = 0 is
+    the result. The smallest subset has 5,000 images as in the paper, or N // 2 if that is less.
+
+    The bias of the finite number of real images remains: two sets of N images of one distribution
+    keep about half of their distance. Noise may make the value negative. Subsets are drawn by
+    position, so another order of the fakes gives another draw.
 
     Args:
         real: moments of the real images.
-        fake: features, any float [N >= 4, d].
+        fake: features, float [N >= 4, d].
         value: their `frechet`, the last point of the line.
-        points: how many sizes, evenly spaced up to N.
+        points: number of sizes, evenly spaced up to N.
         seed: of the draws.
+
+    Raises:
+        ValueError: fewer than 4 fakes or 2 points.
     """
     n = len(fake)
     if n < 4 or points < 2:
@@ -193,19 +177,22 @@ def infinity(
 def kid(
     real: np.ndarray, fake: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Kernel Inception distance, in any feature space: Bińkowski et al. (2018, arXiv:1801.01401).
+    """Return the kernel Inception distance in any feature space.
 
-    `mmd2` of random subsets, each drawn without replacement: unbiased at any number of images, so
-    that equal distributions score about 0, and below it as often as above.
+    Bińkowski et al. (2018, arXiv:1801.01401): `mmd2` of random subsets, each drawn without
+    replacement. It is unbiased for any number of images: equal distributions score about 0, as
+    often below as above.
 
     Args:
-        real, fake: features, any float [n >= 2, d] and [m >= 2, d].
-        subsets: pairs of subsets drawn.
-        size: images in each; n or m where that is less.
+        real: features, float [n >= 2, d].
+        fake: features, float [m >= 2, d].
+        subsets: number of pairs of subsets.
+        size: images in each subset; n or m if that is less.
         seed: of the draws.
 
     Returns:
-        Mean and population standard deviation over the subsets; 0 where they take in all images.
+        Mean and population standard deviation over the subsets; the latter is 0 if a subset holds
+        all images.
     """
     check_features(real, fake)
     size = min(size, len(real), len(fake))
@@ -214,7 +201,7 @@ def kid(
             f"{subsets} subsets of {size} images: expected at least 1, of at least 2 images"
         )
     if size == max(len(real), len(fake)):
-        subsets = 1  # each would be the sets themselves
+        subsets = 1  # every subset would hold all images
     rng = np.random.default_rng(seed)
 
     def draw(x: np.ndarray) -> np.ndarray:
@@ -225,15 +212,16 @@ def kid(
 
 
 def mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    """Squared maximum mean discrepancy with the kernel (x.y / d + 1)^3: the unbiased estimate,
-    Gretton et al. (2012), eq. 3. Float64 [n, d] and [m, d].
+    """Return the squared maximum mean discrepancy of float64 [n, d] and [m, d].
+
+    The unbiased estimate of Gretton et al. (2012), eq. 3, with the kernel (x.y / d + 1)^3.
     """
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (a @ b.T / a.shape[1] + 1) ** 3
 
-    def between_others(a: np.ndarray) -> float:
+    def mean_off_diagonal(a: np.ndarray) -> float:
         k = kernel(a, a)
         return (k.sum() - np.trace(k)) / (len(a) * (len(a) - 1))
 
-    return between_others(x) + between_others(y) - 2 * kernel(x, y).mean()
+    return mean_off_diagonal(x) + mean_off_diagonal(y) - 2 * kernel(x, y).mean()

@@ -16,7 +16,7 @@ from bloodjax.runtime.progress import console
 from bloodjax.sampling.draw import SampleConfig, make_sampler, select_seed
 from bloodjax.scoring.distances import Moments, frechet
 from bloodjax.scoring.embedding import embed, embed_dataset
-from bloodjax.scoring.score import JUDGE, SUBSET_SEED
+from bloodjax.scoring.score import CLASSIFIER
 from bloodjax.training.step import State
 
 
@@ -47,13 +47,13 @@ def make_evaluator(
     """
     if not count:
         return None
-    space, draw = features.make(JUDGE), make_sampler(method, sampler)
+    space, draw = features.make(CLASSIFIER), make_sampler(method, sampler)
     size = config.chunk * jax.device_count()
 
     @functools.cache
     def real() -> Moments:
         n = min(count, len(dataset.images))
-        return Moments.of(embed_dataset(space, dataset, SUBSET_SEED, n, no_progress))
+        return Moments.of(embed_dataset(space, dataset, n, no_progress))
 
     def evaluate_seed(state: State, s: int) -> float:
         model = select_seed(state, s, config.weights)

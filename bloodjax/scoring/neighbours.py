@@ -1,7 +1,7 @@
-"""Which images lie among another set's nearest neighbours, on any (N, d) features: numpy float64.
+"""Nearest neighbours between two sets of features, in float64.
 
 Precision and recall, density and coverage, and the nearest training image of each sample, which
-tells what was memorised. No matrix of all pairs is held: distances come in strips of some rows.
+shows memorised images. No matrix of all pairs is held: distances come in strips of some rows.
 """
 
 from collections.abc import Iterator
@@ -12,26 +12,28 @@ import numpy as np
 
 from bloodjax.scoring.distances import blocks, check_features, check_space
 
-ROWS = 512  # of a strip; 80 MB against 20,000 images
+ROWS = 512  # rows of a strip: 80 MB against 20,000 images
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """|x_i - y_j|^2 of all pairs: (rows of x, float64 [rows, m]), to use before the next comes.
+    """Yield |x_i - y_j|^2 of all pairs, as (rows of x, float64 [rows, m]).
 
-    As |x|^2 + |y|^2 - 2 x.y about the mean of y, so that less cancels. What the rounding of equal
-    vectors may leave counts as 0: duplicates are exactly that.
+    The next strip overwrites the memory of the last one. Distances are computed as
+    |x|^2 + |y|^2 - 2 x.y relative to the mean of y, so that less cancels. A value that the
+    rounding of equal vectors can explain counts as 0: duplicates have exactly that distance.
 
     Args:
-        x, y: features, any float [n, d] and [m, d].
+        x: features, float [n, d].
+        y: features, float [m, d].
     """
     centre = y.mean(axis=0, dtype=np.float64)
     rounding = 2 * (len(centre) + 3) * np.finfo(np.float64).eps  # a bound: d products in each dot
-    strips = np.empty((min(ROWS, len(x)), len(y)))  # one for all: twice the memory otherwise
+    strips = np.empty((min(ROWS, len(x)), len(y)))  # a new one each time would double the memory
     for rows in blocks(len(x), ROWS):
         a = x[rows] - centre
         aa = np.einsum("nd,nd->n", a, a)[:, None]
         strip = strips[: len(a)]
-        for columns in blocks(len(y), ROWS):  # small enough for the cache
+        for columns in blocks(len(y), ROWS):  # tiles fit into the processor's cache
             b = y[columns] - centre
             tile = aa + np.einsum("nd,nd->n", b, b) - 2 * (a @ b.T)
             tile[tile < rounding * aa] = 0
@@ -41,12 +43,12 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.
 
 @dataclass(frozen=True)
 class Manifold:
-    """Images as points, each with the balls that reach to its nearest others; many meet one.
+    """Images as points, each with the balls that reach to its nearest neighbours.
 
     Attributes:
         features: any float [n, d].
         squares: float64 [n, k], squared distances to the 1st .. k-th nearest other image of the
-            set, ascending. A duplicate is another image, at distance 0.
+            set, ascending. A duplicate counts as another image, at distance 0.
     """
 
     features: np.ndarray
@@ -54,10 +56,10 @@ class Manifold:
 
     @classmethod
     def of(cls, features: np.ndarray, k: int = 5) -> "Manifold":
-        """The manifold of features, any float [n > k, d], with balls up to the k-th neighbour.
+        """Return the manifold of features, float [n > k, d], with balls up to the k-th neighbour.
 
         Raises:
-            ValueError: k < 1, fewer than k + 1 images, or features that `check` refuses.
+            ValueError: k < 1, fewer than k + 1 images, or invalid features.
         """
         check_features(features)
         n = len(features)
@@ -74,11 +76,11 @@ class Manifold:
         return cls(features, squares)
 
     def ball(self, k: int) -> np.ndarray:
-        """Squared radii of the balls that reach to the k-th nearest other image, float64 [n]."""
+        """Return the squared radii of the balls up to the k-th nearest other image, float64 [n]."""
         if not 1 <= k <= self.squares.shape[1]:
             raise ValueError(
-                f"the distances to the k={k} nearest are not at hand: expected 1 <= k <= "
-                f"{self.squares.shape[1]}; make them with Manifold.of(features, k)"
+                f"k={k} nearest neighbours: expected 1 <= k <= {self.squares.shape[1]}; "
+                "make the manifold with a larger k, Manifold.of(features, k)"
             )
         return self.squares[:, k - 1]
 
@@ -87,36 +89,36 @@ class Nearest(NamedTuple):
     """The nearest training image of each of m fakes.
 
     Attributes:
-        index: int64 [m], its row among the training images.
+        rows: int64 [m], its row among the training images.
         distance: float64 [m], to it.
-        copied: bool [m]: that image has no nearer one among the other training images.
+        copied: bool [m], whether no other training image is nearer to it than the fake is.
     """
 
-    index: np.ndarray
+    rows: np.ndarray
     distance: np.ndarray
     copied: np.ndarray
 
     @property
     def memorised(self) -> float:
-        """The share of fakes that are copied: 1 - the authenticity of Alaa et al. (2022,
-        arXiv:2102.08921), by its definition.
+        """The share of copied fakes: 1 - authenticity.
 
-        A network that only copies has 1. New images of the training distribution have not 0 but
-        the chance that the one's nearest neighbour has the other for its own: 2/3 on a line, 0.62
-        in a plane, less in many dimensions. So compare with real images that were held out.
+        Alaa et al. (2022, arXiv:2102.08921), by its definition. A network that only copies has 1.
+        New images of the training distribution do not have 0 but the probability that two nearest
+        neighbours are mutual: 2/3 on a line, 0.62 in a plane, less in many dimensions. So compare
+        with real images that were held out.
         """
         return float(self.copied.mean())
 
 
 class Comparison(NamedTuple):
-    """How m fakes and n real images lie among each other; all shares but density, >= 0.
+    """How m fakes and n real images lie among each other: shares in 0..1, and a density >= 0.
 
     Attributes:
         precision: fakes in some real image's ball (<=): Kynkäänniemi et al. (2019,
             arXiv:1904.06991), eq. 1 and 2.
         recall: real images in some fake's ball (<=): the same.
-        density: real balls that a fake lies in (<), on average, over k; about 1 for equal
-            distributions, and more where fakes crowd together: Naeem et al. (2020,
+        density: mean number of real balls that hold a fake (<), over k; about 1 for equal
+            distributions, more if fakes crowd together: Naeem et al. (2020,
             arXiv:2002.09797). Their code excludes the boundary.
         coverage: real images whose ball holds a fake (<): the same.
         nearest: the nearest real image of each fake.
@@ -132,15 +134,16 @@ class Comparison(NamedTuple):
 def compare_manifolds(
     real: Manifold, fake: Manifold, k_precision: int = 3, k_density: int = 5
 ) -> Comparison:
-    """Precision, recall, density, coverage and neighbours, all in one pass over the pairs.
+    """Return precision, recall, density, coverage and neighbours, in one pass over the pairs.
 
     Args:
-        real, fake: the two sets; balls of the fakes are needed for recall.
-        k_precision: the neighbour that balls reach to in precision and recall.
-        k_density: the same in density and coverage.
+        real: the manifold of the real images.
+        fake: the manifold of the fakes; recall needs its balls.
+        k_precision: the neighbour that the balls reach to in precision and recall.
+        k_density: the neighbour that the balls reach to in density and coverage.
 
     Raises:
-        ValueError: a manifold without the k asked for, or feature spaces of another size.
+        ValueError: a manifold has fewer neighbours, or the feature spaces differ in size.
     """
     check_space(real.features.shape[1], fake.features.shape[1])
     real_ball, fake_ball = real.ball(k_precision), fake.ball(k_precision)
@@ -148,39 +151,40 @@ def compare_manifolds(
     n, m = len(real.features), len(fake.features)
     precise, dense = 0, 0
     recalled, covered = np.zeros(n, bool), np.zeros(n, bool)
-    found = []
+    parts = []
     for rows, strip in squared_distances(fake.features, real.features):
         precise += (strip <= real_ball).any(axis=1).sum()
         recalled |= (strip <= fake_ball[rows, None]).any(axis=0)
         inside = strip < dense_ball
         dense += inside.sum()
         covered |= inside.any(axis=0)
-        found.append(nearest_of(real, strip))
+        parts.append(nearest_of(real, strip))
     return Comparison(
         precision=float(precise / m),
         recall=float(recalled.mean()),
         density=float(dense / (k_density * m)),
         coverage=float(covered.mean()),
-        nearest=join(found),
+        nearest=concatenate(parts),
     )
 
 
 def nearest(train: Manifold, fake: np.ndarray) -> Nearest:
-    """The nearest training image of each fake, features any float [m, d].
+    """Return the nearest training image of each fake, features float [m, d].
 
-    For training images that are not the real images of `compare`; its result has those of its own.
+    This serves training images that are not the real images of `compare_manifolds`.
     """
     check_features(train.features, fake)
-    return join([nearest_of(train, strip) for _, strip in squared_distances(fake, train.features)])
+    strips = squared_distances(fake, train.features)
+    return concatenate([nearest_of(train, strip) for _, strip in strips])
 
 
 def nearest_of(train: Manifold, strip: np.ndarray) -> Nearest:
-    """The same from some fakes' squared distances to all training images, float64 [rows, n]."""
-    index = strip.argmin(axis=1)
-    square = strip[np.arange(len(strip)), index]
-    return Nearest(index, np.sqrt(square), square <= train.ball(1)[index])
+    """Return the nearest image of each row of squared distances, float64 [rows, n]."""
+    rows = strip.argmin(axis=1)
+    square = strip[np.arange(len(strip)), rows]
+    return Nearest(rows, np.sqrt(square), square <= train.ball(1)[rows])
 
 
-def join(parts: list[Nearest]) -> Nearest:
-    """The parts of a set as one."""
+def concatenate(parts: list[Nearest]) -> Nearest:
+    """Return the parts of a set as one."""
     return Nearest(*map(np.concatenate, zip(*parts, strict=True)))

@@ -1,11 +1,9 @@
-"""The score stage: a run's samples against real images, in every feature space asked for."""
+"""The score stage: a run's samples against real images, in several feature spaces."""
 
-import json
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple, cast
 
 import numpy as np
 
@@ -16,131 +14,159 @@ from bloodjax.features import Extractor
 from bloodjax.options import Interval, Positive
 from bloodjax.runtime import processes
 from bloodjax.runtime.download import Unavailable
-from bloodjax.runtime.files import write_text
 from bloodjax.runtime.progress import console, progress
-from bloodjax.sampling.samples import read_samples
+from bloodjax.sampling.samples import Samples, read_samples
+from bloodjax.scoring.comparison import RealSet
 from bloodjax.scoring.embedding import embed, embed_dataset, shuffled_rows
-from bloodjax.scoring.measures import Real, score_classes, score_reals, score_samples
+from bloodjax.scoring.measures import score_classes, score_reals, score_samples
+from bloodjax.scoring.scores import Score, Scores, summarize, write_scores_file
 from bloodjax.scoring.tables import make_table
 
-SUBSET_SEED = 0  # the real images drawn are the same for every run, so that runs compare
-JUDGE = "bloodnet"  # the space whose classifier says which class an image is of
-# what is averaged over seeds, value (the Fréchet distance) first
-AVERAGED = "value infinity kid precision recall density coverage memorised".split()
-
-
-def make_extractors(features: Sequence[str]) -> dict[str, Extractor]:
-    """The feature spaces that can be had here, by name; the others are named on the console.
-
-    Raises:
-        ValueError: an unknown space, or none that can be had.
-    """
-    found = {}
-    for name in features:
-        try:
-            found[name] = spaces.make(name)
-        except Unavailable as error:
-            console.print(f"scores go on without {name}: {error}", markup=False, soft_wrap=True)
-    if not found:
-        raise ValueError(f"score.features={','.join(features)}: none is available; add {JUDGE}")
-    return found
+CLASSIFIER = "bloodnet"  # the feature space that assigns classes to images
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """How to score.
+    """The options of the score stage.
 
     Attributes:
-        features: feature spaces to compare in, "name" or "name:protocol".
-        count: images per side; all images where there are fewer.
-        draws: sets of real images to compare one model with, for the σ of their choice.
+        features: the feature spaces to compare in, "name" or "name:protocol".
+        count: images on each side. Fewer are used where there are fewer: n_real, n_fake.
+        draws: sets of real images that each model is compared with; their spread is σ of draws.
     """
 
-    features: tuple[str, ...] = (JUDGE,)
-    count: Annotated[int, Interval(2)] = 10_000  # a covariance needs two
+    features: tuple[str, ...] = (CLASSIFIER,)
+    count: Annotated[int, Interval(2)] = 10_000  # a covariance needs 2 images
     draws: Positive = 5
 
     def __post_init__(self) -> None:
         options.check(type(self), "score", vars(self))
 
 
+class Embedded(NamedTuple):
+    """Features of the training images, float32 [N, d], and of each seed's samples, [m, d]."""
+
+    train: np.ndarray
+    fakes: list[np.ndarray]
+
+
+def make_extractors(features: Sequence[str]) -> dict[str, Extractor]:
+    """Return the available feature spaces by name; the console names the other ones.
+
+    Raises:
+        ValueError: a space is unknown, or none is available.
+    """
+    available = {}
+    for name in features:
+        try:
+            available[name] = spaces.make(name)
+        except Unavailable as error:
+            text = f"scores go on without {name}: {error}"
+            console.print(text, markup=False, soft_wrap=True)
+    if not available:
+        names = ",".join(features)
+        raise ValueError(f"score.features={names}: none is available; add {CLASSIFIER}")
+    return available
+
+
 def keep_available(config: ScoreConfig) -> ScoreConfig:
     """Return `config` with the feature spaces that every process can load; download weights."""
     extractors = processes.main_first(lambda: make_extractors(config.features))
-    identity = [(e.name, e.sha256, e.protocol) for e in extractors.values()]
-    processes.require_equal("feature spaces", identity)
+    identities = [(e.name, e.sha256, e.protocol) for e in extractors.values()]
+    processes.require_equal("feature spaces", identities)
     return replace(config, features=tuple(extractors))
 
 
-def write_scores(
-    workdir: Path,
-    dataset: Dataset,
-    config: ScoreConfig,
-) -> dict[str, Any]:
+def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores:
     """Score each seed's samples against the data and write scores.json.
 
     Args:
         workdir: the run's folder, with samples.npz.
-        dataset: the real images; `config.count` of them are drawn, the same ones for every run.
-        config: how to score.
+        dataset: the real images; every run is compared with the same ones.
+        config: the feature spaces and the numbers of images.
 
     Returns:
-        What scores.json holds: {"scores": one object per seed and space, "summary": one per space};
-        on other processes than 0, whose share are features only, nothing in both.
+        The contents of scores.json. Only process 0 scores: the others embed their share of the
+        images and return empty lists.
+
+    Raises:
+        FileNotFoundError: the run has no samples yet.
+        ValueError: the samples do not fit the data, or there are too few images.
     """
-    count, draws = config.count, config.draws
     samples = read_samples(workdir, dataset)
-    fakes = samples.images[:, :count]
-    # twice `count`, so that the floor is measured on sets as near as can be to the score's own size
-    rows = shuffled_rows(dataset, SUBSET_SEED)[: 2 * count]
+    check_counts(samples, dataset)
     extractors = list(make_extractors(config.features).values())
-    judge = next((e for e in extractors if e.name == JUDGE), None) or spaces.make(JUDGE)
-    judges = judge.classes == dataset.classes
-    turns = len(extractors) + (judges and judge not in extractors)
-    scores, seen, labels = [], {}, None
-    with progress("score", turns * (len(rows) + fakes.shape[0] * fakes.shape[1])) as advance:
-        if judges:
-            train, sets = embed_all(judge, dataset, len(rows), fakes, advance)
-            seen[JUDGE] = train, list(sets)
-            labels = [judge.classify(x).argmax(axis=1) for x in (train[:count], *seen[JUDGE][1])]
+    classifier = find_classifier(extractors, dataset)
+
+    # Embed everything. Twice `count` real images, so that the floor compares sets of `count`.
+    fakes = samples.images[:, : config.count]
+    rows = shuffled_rows(dataset)[: 2 * config.count]
+    used = {identity(e): e for e in (*extractors, classifier) if e}
+    embedded: dict[tuple[str, str], Embedded] = {}
+    with progress("embed", len(used) * (len(rows) + fakes.shape[0] * fakes.shape[1])) as advance:
+        for key, extractor in used.items():
+            train = embed_dataset(extractor, dataset, len(rows), advance)
+            generated = extractor.generated or extractor
+            embedded[key] = Embedded(train, [embed(generated, x, advance) for x in fakes])
+    if not processes.is_main():
+        return {"scores": [], "summary": []}
+
+    # Label the real images and each seed's samples.
+    labels = None
+    if classifier and classifier.classify:
+        train, sets = embedded[identity(classifier)]
+        labels = [classifier.classify(x).argmax(axis=1) for x in (train[: config.count], *sets)]
+
+    # Score each seed in each feature space.
+    scores: list[Score] = []
+    with progress("score", len(extractors) * len(fakes)) as advance:
         for extractor in extractors:
-            train, sets = seen.get(extractor.name) or embed_all(
-                extractor, dataset, len(rows), fakes, advance
-            )
-            if not processes.is_main():  # has computed its share of the features, and that is all
-                deque(sets, maxlen=0)
-                continue
-            real = Real.of(train, count, draws)
-            common = {"step": samples.step, **origin(extractor, dataset), **score_reals(real)}
-            for s, (seed, fake) in enumerate(zip(samples.seeds.tolist(), sets, strict=True)):
-                own = score_samples(real, fake, rows)
-                own["classes"] = labels and score_classes(
+            train, sets = embedded[identity(extractor)]
+            real = RealSet.draw(train, config.count, config.draws)
+            common = {"step": samples.step, **describe(extractor, dataset), **score_reals(real)}
+            for s, fake in enumerate(sets):
+                source = {"seed": int(samples.seeds[s]), "samples_sha256": samples.digest(s)}
+                score = source | common | score_samples(real, fake, rows)
+                score["classes"] = labels and score_classes(
                     dataset.classes, (real.features, labels[0]), (fake, labels[1 + s])
                 )
-                about = {"seed": seed, "samples_sha256": samples.digest(s)}
-                scores.append(about | common | own)
-    result = {"scores": scores, "summary": summarize(scores)}
-    if processes.is_main():
-        text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-        write_text(Path(workdir) / "scores.json", text + "\n")
-        console.print(make_table(result))
+                scores.append(cast(Score, score))
+                advance(note=extractor.name)
+
+    result: Scores = {"scores": scores, "summary": summarize(scores)}
+    write_scores_file(workdir, result)
+    console.print(make_table(result))
     return result
 
 
-def embed_all(
-    extractor: Extractor,
-    dataset: Dataset,
-    n: int,
-    fakes: np.ndarray,
-    advance: Callable[..., None],
-) -> tuple[np.ndarray, Iterator[np.ndarray]]:
-    """Features of the first `n` shuffled real images, and of each seed's fakes, when asked for."""
-    train = embed_dataset(extractor, dataset, SUBSET_SEED, n, advance)
-    return train, (embed(extractor.generated or extractor, images, advance) for images in fakes)
+def check_counts(samples: Samples, dataset: Dataset) -> None:
+    """Refuse fewer than 2 samples and fewer than 4 real images, two for each side of the floor."""
+    count = samples.images.shape[1]
+    if count < 2:
+        raise ValueError(
+            f"samples.npz holds {count} image for each seed: expected at least 2 to score; "
+            "sample more, e.g. --config.sample.count=1000"
+        )
+    if len(dataset.images) < 4:
+        raise ValueError(
+            f"{dataset.name} holds {len(dataset.images)} images: expected at least 4 to score"
+        )
 
 
-def origin(extractor: Extractor, dataset: Dataset) -> dict[str, str]:
-    """What made the features that are compared, and of which real images."""
+def find_classifier(extractors: Sequence[Extractor], dataset: Dataset) -> Extractor | None:
+    """Return the feature space that knows the data's classes, or None."""
+    by_name = {extractor.name: extractor for extractor in extractors}
+    classifier = by_name.get(CLASSIFIER) or spaces.make(CLASSIFIER)
+    return classifier if classifier.classes == dataset.classes else None
+
+
+def identity(extractor: Extractor) -> tuple[str, str]:
+    """Return the name and the protocol, which tell the results of feature spaces apart."""
+    return extractor.name, extractor.protocol
+
+
+def describe(extractor: Extractor, dataset: Dataset) -> dict[str, str]:
+    """Return the keys of a score that name the feature space and the data."""
     return {
         "features": extractor.name,
         "name": extractor.distance,
@@ -149,33 +175,3 @@ def origin(extractor: Extractor, dataset: Dataset) -> dict[str, str]:
         "dataset": dataset.name,
         "dataset_digest": dataset.digest,
     }
-
-
-def summarize(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and population standard deviation over seeds, one object per space."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for score in scores:
-        groups.setdefault((score["name"], score["protocol"]), []).append(score)
-    return [
-        {
-            "features": group[0]["features"],
-            "name": name,
-            "protocol": protocol,
-            "seeds": len(group),
-            **mean_std([s["value"] for s in group]),
-            "draws": {
-                "n": group[0]["draws"]["n"],
-                "std": float(np.mean([s["draws"]["std"] for s in group])),
-            },
-            "floor": group[0]["floor"],
-            **{key: mean_std([s[key] for s in group]) for key in AVERAGED[1:]},
-        }
-        for (name, protocol), group in groups.items()
-    ]
-
-
-def mean_std(values: list[float | None]) -> dict[str, float | None]:
-    """Mean and population standard deviation; None where a value is missing."""
-    if None in values:
-        return {"mean": None, "std": None}
-    return {"mean": float(np.mean(values)), "std": float(np.std(values))}

@@ -12,7 +12,9 @@ from helpers.tiny import cells, method
 SETTINGS = {"epochs": 2, "batch_size": 16, "ema_decay": 0.9}
 
 
-def run(workdir, name="vae", seeds=(0,), learning_rate=1e-3, evaluate=None, **changes):
+def run(
+    workdir, name="vae", seeds=(0,), learning_rate=1e-3, evaluate=None, on_written=None, **changes
+):
     workdir.mkdir(exist_ok=True)
     return loop.train(
         method(name),
@@ -22,6 +24,7 @@ def run(workdir, name="vae", seeds=(0,), learning_rate=1e-3, evaluate=None, **ch
         optimizer=OptimizerConfig(learning_rate=learning_rate),
         config=loop.TrainConfig(**(SETTINGS | changes)),
         evaluate=evaluate,
+        on_written=on_written,
     )
 
 

@@ -65,6 +65,17 @@ def test_the_first_table_has_every_run_beside_the_study(tmp_path):
     assert found["real images"][5] == "0.2500 (n = 8,546)"
 
 
+def test_a_method_that_the_study_did_not_publish_has_no_number_of_it(tmp_path):
+    runs = {tmp_path / name: config(name, name) for name in ("vae", "flow")}
+    for run in runs:
+        run.mkdir()
+        put(run)
+    study.write_study_report("A study", (), runs, a_dataset(), tmp_path)
+    found = table(tmp_path, "Table 1")
+    cells = ["2", "9,000", "10,000", "13.00 ± 0.50", "0.12"]
+    assert found["vae"] == [*cells, "201.73 ± 0.23"] and found["flow"] == cells
+
+
 def test_the_other_tables_have_all_measures_and_classes(tmp_path):
     study.write_study_report("A study", COLUMNS, two_runs(tmp_path), a_dataset(), tmp_path)
     found = table(tmp_path, "FD-BloodNet, all measures")
@@ -81,7 +92,7 @@ def test_the_other_tables_have_all_measures_and_classes(tmp_path):
 def test_what_is_missing_is_said(tmp_path):
     runs = two_runs(tmp_path)
     study.write_study_report("A study", COLUMNS, runs, a_dataset(), tmp_path)
-    said = "No FID stands here"
+    said = "There is no FID"
     assert said in (tmp_path / "report" / "table.md").read_text()
     assert said in (tmp_path / "report" / "index.html").read_text()
     asked = {where: own | {"score": {"features": ["bloodnet"]}} for where, own in runs.items()}

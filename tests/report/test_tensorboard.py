@@ -18,6 +18,7 @@ from PIL import Image
 from bloodjax.report import tensorboard
 from bloodjax.report.tensorboard import Board
 from bloodjax.runtime import files
+from bloodjax.sampling.draw import SampleConfig
 from bloodjax.sampling.samples import Samples
 from bloodjax.scoring import evaluate
 from bloodjax.training import log as metrics
@@ -81,9 +82,13 @@ def assert_shows(picture, images, columns):
 def run(folder, seeds=SEEDS, shown=True, **changes):
     """Train with a board, as the command line does."""
     board = Board(folder, seeds, cells()) if shown else None
-    judge = evaluate.make_evaluator(method(), cells(), count=7, chunk=4, show=board and board.draw)
-    watch = board and board.follow
-    return train_run(folder, seeds=seeds, evaluate=judge, watch=watch, **changes)
+    judge = evaluator(board and board.show_evaluated)
+    update = board and board.update
+    return train_run(folder, seeds=seeds, evaluate=judge, on_written=update, **changes)
+
+
+def evaluator(show):
+    return evaluate.make_evaluator(method(), cells(), 7, SampleConfig(chunk=4), {}, show)
 
 
 def some(step=6, seeds=SEEDS, shift=0):
@@ -110,12 +115,12 @@ def test_every_value_of_every_line_is_shown(tmp_path):
 def test_curves_are_seen_while_it_trains(tmp_path):
     board, seen = Board(tmp_path, (0,), cells()), []
 
-    def watch():
-        board.follow()
+    def update():
+        board.update()
         found = read(tmp_path, 0)
         seen.append([e.step for e in found.Scalars("vae_loss")] if found.Tags()["scalars"] else [])
 
-    train_run(tmp_path, watch=watch)
+    train_run(tmp_path, on_written=update)
     assert seen == [list(range(1, n + 1)) for n in range(7)]
     assert [p.suffix for p in (tmp_path / "tensorboard" / "seed0").iterdir()] == [".000000"]
 
@@ -124,11 +129,9 @@ def test_curves_are_seen_while_it_trains(tmp_path):
 def test_pictures_have_the_pixels(tmp_path):
     run(tmp_path)
     drawn = {}
-    again = evaluate.make_evaluator(
-        method(), cells(), count=7, chunk=4, show=lambda *made: drawn.update({made[:2]: made[2]})
-    )
+    again = evaluator(lambda *made: drawn.update({made[:2]: made[2]}))
     again(train_run(tmp_path, seeds=SEEDS))
-    Board(tmp_path, SEEDS, cells()).show(samples := some())
+    Board(tmp_path, SEEDS, cells()).show_samples(samples := some())
     for s, seed in enumerate(SEEDS):
         shown = pictures(tmp_path, seed)
         assert {tag: list(steps) for tag, steps in shown.items()} == {
@@ -151,14 +154,14 @@ def test_samples_of_a_step_are_those_drawn_last(tmp_path):
     run(tmp_path)
     board = Board(tmp_path, SEEDS, cells())
     for samples in (some(3), some(6), some(6, shift=1)):
-        board.show(samples)
+        board.show_samples(samples)
     shown = pictures(tmp_path, 5)["samples"]
     assert list(shown) == [3, 6]
     assert_shows(shown[3], some(3).images[1, :36], 6)
     assert_shows(shown[6], some(6, shift=1).images[1, :36], 6)
     none = some()._replace(trace=np.empty((2, 0, 4, 8, 8, 3), np.uint8))
     (tmp_path / "other").mkdir()
-    Board(tmp_path / "other", SEEDS, cells()).show(none)
+    Board(tmp_path / "other", SEEDS, cells()).show_samples(none)
     assert set(pictures(tmp_path / "other", 0)) == {"real", "samples"}
 
 
@@ -185,7 +188,7 @@ def raising_at(count, function):
 
 
 KILLS = {
-    "between checkpoints": (metrics, "write", 8),
+    "between checkpoints": (metrics, "write_lines", 8),
     "after the evaluation": (Checkpoints, "save", 2),
     "between the lines of a step": (metrics.json, "dumps", 20),
     "while an event is written": (tensorboard, "append", 17),
@@ -216,13 +219,13 @@ def test_a_kill_while_the_files_are_written_anew_loses_nothing(tmp_path, monkeyp
     run(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Path, "unlink", raising_at(2, Path.unlink))
-        Board(tmp_path, SEEDS, cells()).follow()
+        Board(tmp_path, SEEDS, cells()).update()
     both = tmp_path / "tensorboard" / "seed5"
     assert len(list(both.iterdir())) == 2
     assert_same(tmp_path)
     newest = max(both.iterdir())
     newest.write_bytes(newest.read_bytes()[:-900])  # or even before it was whole
-    Board(tmp_path, SEEDS, cells()).follow()
+    Board(tmp_path, SEEDS, cells()).update()
     assert_same(tmp_path)
     assert list(pictures(tmp_path, 5)["evaluated"]) == [3, 6]
     assert [len(list(both.parent.joinpath(f"seed{s}").iterdir())) for s in SEEDS] == [1, 1]
@@ -235,25 +238,25 @@ def test_steps_that_were_made_without_a_board_are_shown_too(tmp_path):
     assert_same(tmp_path)
     assert list(pictures(tmp_path, 0)["evaluated"]) == [6, 12]
     run(tmp_path / "late", shown=False)
-    Board(tmp_path / "late", SEEDS, cells()).follow()
+    Board(tmp_path / "late", SEEDS, cells()).update()
     assert_same(tmp_path / "late")
 
 
 @written
 def test_a_line_is_shown_when_it_is_whole(tmp_path):
     board, log = Board(tmp_path, (0,), cells()), tmp_path / "metrics.jsonl"
-    board.follow()  # there is none as yet
+    board.update()  # there is none as yet
     for text, steps in (
         ('{"seed": 0, "step": 1, "a": 2.5}\n{"se', [1]),
         ('ed": 0, "step": 2', [1]),
     ):
         with log.open("a") as file:
             file.write(text)
-        board.follow()
+        board.update()
         assert [e.step for e in read(tmp_path, 0).Scalars("a")] == steps
     with log.open("a") as file:
         file.write(', "a": 0.1}\n{"seed": \n{"seed": 0, "step": 3, "a": 1e-9}\n')
-    board.follow()
+    board.update()
     found = [(e.step, e.value) for e in read(tmp_path, 0).Scalars("a")]
     assert found == [(1, 2.5), (2, np.float32(0.1)), (3, np.float32(1e-9))]
 
@@ -268,7 +271,7 @@ def test_of_a_file_that_was_cut_short_whole_events_are_read(tmp_path):
         ends.append(file.stat().st_size)
     for size in range(ends[-1] + 1):
         cut.write_bytes(file.read_bytes()[:size])
-        assert list(tensorboard.events(cut)) == made[: sum(end <= size for end in ends)]
+        assert list(tensorboard.read_events(cut)) == made[: sum(end <= size for end in ends)]
 
 
 @written
@@ -278,7 +281,7 @@ def test_what_is_no_event_any_more_ends_what_is_carried_over(tmp_path):
     raw = file.read_bytes()
     at = raw.rindex(b"evaluated") - 9  # within the event of step 6
     file.write_bytes(raw[:at] + b"\xff" * 9 + raw[at + 9 :])
-    Board(tmp_path, SEEDS, cells()).follow()
+    Board(tmp_path, SEEDS, cells()).update()
     assert_same(tmp_path)
     assert list(pictures(tmp_path, 0)["evaluated"]) == [3]
 

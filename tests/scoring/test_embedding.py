@@ -1,7 +1,6 @@
 """Features of a data set are computed once, and never taken for others."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,6 @@ from bloodjax.data import join
 from bloodjax.features import Extractor
 from bloodjax.scoring import embedding
 from bloodjax.scoring.embedding import cache_folder, embed_dataset, shuffled_rows
-
-SEED = 4
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +40,12 @@ def a_dataset(n=50, first=0):
     return join([(images, np.zeros(n, np.int64))], ["a"], "test")
 
 
-def take(space, n, dataset=None, seed=SEED):
+def take(space, n, dataset=None):
     moved = []
     dataset = dataset or a_dataset()
-    out = embed_dataset(space, dataset, seed, n, lambda k, note: moved.append(k))
+    out = embed_dataset(space, dataset, n, lambda k, note: moved.append(k))
     assert sum(moved) == n
-    rows = shuffled_rows(dataset, seed)[:n]
+    rows = shuffled_rows(dataset)[:n]
     np.testing.assert_array_equal(out[:, 0], dataset.images[rows, 0, 0, 0])
     assert out.shape == (n, 2) and out.dtype == np.float32
 
@@ -74,37 +71,78 @@ def test_a_part_of_a_block_is_not_taken_for_all_of_it(space, seen):
     assert len(seen) == 24  # the first block of 16 was whole
 
 
-def copy_the_code(folder, monkeypatch):
-    shutil.copytree(Path(features.__file__).parent, folder)
-    monkeypatch.setattr(features, "__file__", str(folder / "__init__.py"))
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """A copy of the package, whose code counts."""
+    folder = tmp_path / "code"
+    shutil.copytree(embedding.PACKAGE / "features", folder / "features")
+    shutil.copy(embedding.PACKAGE / "images.py", folder)
+    monkeypatch.setattr(embedding, "PACKAGE", folder)
+    return folder
 
 
-def edit_the_code(folder, monkeypatch):
-    copy_the_code(folder, monkeypatch)
-    with (folder / "inception" / "protocols.py").open("a") as file:
-        file.write("SIDE = 300\n")
+def append_line(file):
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a") as out:
+        out.write("SIDE = 300\n")
+    embedding.code_digest.cache_clear()
 
 
-def test_the_same_code_elsewhere_finds_them(space, seen, monkeypatch, tmp_path):
+def test_the_same_code_elsewhere_finds_them(space, seen, request):
     take(space, 16)
-    copy_the_code(tmp_path / "features", monkeypatch)
+    request.getfixturevalue("code")
     take(space, 16)
     assert len(seen) == 16
 
 
+SPACES = {"bloodnet": "bloodnet", "inception": "inception-64-raw-range"}
+
+
+@pytest.mark.parametrize(
+    "file, depend",
+    [
+        ("images.py", {"bloodnet", "inception"}),
+        ("features/__init__.py", {"bloodnet", "inception"}),
+        ("features/inception/protocols.py", {"inception"}),
+        ("features/inception/new.py", {"inception"}),
+        ("features/dinov2.py", set()),
+        ("features/dinov2/network.py", set()),
+    ],
+)
+def test_they_are_of_the_code_of_their_own_space(space, seen, code, file, depend):
+    """A new or changed file of another space leaves the features of this one alone."""
+    spaces = {module: space._replace(name=name) for module, name in SPACES.items()}
+    for own in spaces.values():
+        take(own, 16)
+    append_line(code / file)
+    for module, own in spaces.items():
+        del seen[:]
+        take(own, 16)
+        assert len(seen) == 16 * (module in depend), module
+
+
+def test_the_code_of_each_space_is_found(code):
+    for name in features.names():
+        files = [*code.glob(f"features/{name}.py"), *code.glob(f"features/{name}/*.py")]
+        assert files, name
+        for file in files:
+            before = embedding.code_digest(code, name)
+            append_line(file)
+            assert embedding.code_digest(code, name) != before
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"sha256": "cd" * 32}, {"protocol": "other"}, {"name": "other"}, "data", "seed", "code"],
+    [{"sha256": "cd" * 32}, {"protocol": "other"}, {"name": "other"}, "data", "order"],
     ids=str,
 )
-def test_nothing_is_mixed_up(space, seen, change, monkeypatch, tmp_path):
+def test_nothing_is_mixed_up(space, seen, change, monkeypatch):
     take(space, 16)
     del seen[:]
-    if change == "code":
-        edit_the_code(tmp_path / "features", monkeypatch)
+    if change == "order":
+        monkeypatch.setattr(embedding, "ORDER_SEED", 4)
     other = space._replace(**change) if isinstance(change, dict) else space
-    data = a_dataset(first=100) if change == "data" else a_dataset()
-    take(other, 16, data, SEED + (change == "seed"))
+    take(other, 16, a_dataset(first=100) if change == "data" else a_dataset())
     assert len(seen) == 16
 
 
@@ -140,7 +178,7 @@ def spoil_object(file):
 )
 def test_a_damaged_file_is_made_again(space, seen, spoil):
     take(space, 16)
-    spoil(cache_folder(space, a_dataset(), SEED) / "0.npz")
+    spoil(cache_folder(space, a_dataset()) / "0.npz")
     del seen[:]
     take(space, 16)
     assert len(seen) == 16

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from bloodjax.scoring.comparison import Pair, RealSet
 from bloodjax.scoring.distances import Moments, frechet, frechet_from_features
 from bloodjax.scoring.measures import (
     CLOSEST,
-    Real,
-    measures,
+    compare,
     score_classes,
     score_reals,
     score_samples,
@@ -24,7 +24,7 @@ def gaussian(n, seed, shift=0.0, d=4):
 
 def test_other_draws_are_other_real_images():
     train, fake = gaussian(200, 0), gaussian(80, 1)
-    real = Real.of(train, 80, draws=5)
+    real = RealSet.draw(train, 80, draws=5)
     result = score_samples(real, fake, np.arange(200))
     values = [frechet(drawn, Moments.of(fake)) for drawn in real.draws]
     assert result["value"] == pytest.approx(frechet_from_features(train[:80], fake), rel=1e-9)
@@ -37,7 +37,7 @@ def test_draws_spread_as_the_distance_does():
     """The σ of draws against that of many really independent real sets."""
     rng = np.random.default_rng(0)
     train, fake = gaussian(5_000, 2), gaussian(300, 3, shift=0.5)
-    drawn = score_samples(Real.of(train, 300, draws=40), fake, np.arange(5_000))["draws"]
+    drawn = score_samples(RealSet.draw(train, 300, draws=40), fake, np.arange(5_000))["draws"]
     sets = (train[rng.integers(0, 5_000, 300)] for _ in range(200))
     assert drawn["std"] == pytest.approx(
         np.std([frechet_from_features(x, fake) for x in sets]), rel=0.35
@@ -50,7 +50,7 @@ def test_copies_are_found_and_shown_first():
     fake[[7, 30]] = train[[250, 11]]  # the first is not among the images compared with
     fake[7] += 1e-4
     rows = np.random.default_rng(6).permutation(1000)[:300]
-    result = score_samples(Real.of(train, 100), fake, rows)
+    result = score_samples(RealSet.draw(train, 100), fake, rows)
     first, second = result["closest"][:2]
     assert (first["sample"], first["train"]) == (30, rows[11]) and first["ratio"] == 0
     assert (second["sample"], second["train"]) == (7, rows[250]) and 0 < second["ratio"] < 1e-2
@@ -61,7 +61,7 @@ def test_copies_are_found_and_shown_first():
 
 def test_memorised_is_the_share_of_ratios_below_one():
     train, fake = gaussian(60, 7), gaussian(CLOSEST, 8)
-    result = score_samples(Real.of(train, 40), fake, np.arange(60))
+    result = score_samples(RealSet.draw(train, 40), fake, np.arange(60))
     own = np.sort(cdist(train, train), axis=1)[:, 1]
     apart = cdist(fake, train)
     index = apart.argmin(1)
@@ -76,7 +76,7 @@ def test_memorised_is_the_share_of_ratios_below_one():
 def test_real_images_are_compared_with_others():
     train = gaussian(101, 9)
     for count, n in ((30, 30), (1000, 50)):
-        result = score_reals(Real.of(train, count))
+        result = score_reals(RealSet.draw(train, count))
         assert result["floor_n"] == result["real"]["n_real"] == result["real"]["n_fake"] == n
         assert result["floor"] == pytest.approx(
             frechet_from_features(train[:n], train[n : 2 * n]), rel=1e-9
@@ -97,29 +97,36 @@ def work(monkeypatch):
 @pytest.mark.parametrize("count", [40, 20])
 def test_nothing_is_computed_twice(work, count):
     """Two models beside 40 or 20 of 80 real images, and other real images beside those."""
-    real = Real.of(gaussian(80, 16), count, draws=2)
+    real = RealSet.draw(gaussian(80, 16), count, draws=2)
     score_reals(real)
     for seed in (0, 1):
         score_samples(real, gaussian(50, seed), np.arange(80))
     once = Counter(work)
-    points = {size: n for (kind, size), n in once.items() if kind == "moments"}
-    assert points.pop(count) == 3  # two draws, and the other real images
-    assert points.pop(50) == 2 and sum(points.values()) == 2 * 14  # and the line's shorter ones
-    assert (once["root", 4], once[1, 80], once[5, 50]) == (2, 1, 2)  # a root for each draw
-    assert once[5, count] == 2 and len(work) == 3 + 2 * 15 + 2 + 1 + 2 + 2
+    sizes = {n: times for (kind, n), times in once.items() if kind == "moments"}
+    assert sizes.pop(count) == 3  # two draws, and the other real images
+    assert sizes.pop(50) == 2  # each model
+    assert sum(sizes.values()) == 2 * 14  # the smaller subsets of each model's line
+    others = {key: times for key, times in once.items() if key[0] != "moments"}
+    assert others == {
+        ("root", 4): 2,  # of each draw
+        (1, 80): 1,  # all training images
+        (5, count): 2,  # the real images, and the other ones
+        (5, 50): 2,  # each model
+    }
 
 
 def test_half_of_few_real_images_meets_the_other_half(work):
-    score_reals(Real.of(gaussian(80, 16), 60))
+    score_reals(RealSet.draw(gaussian(80, 16), 60))
     assert Counter(work) == {("moments", 60): 1, ("moments", 40): 2, ("root", 4): 1, (5, 40): 2}
 
 
 def test_few_images_give_what_can_be_given():
     real, fake = gaussian(5, 10), gaussian(3, 11)
-    result = score_samples(Real.of(real, 5), fake, np.arange(5))
+    result = score_samples(RealSet.draw(real, 5), fake, np.arange(5))
     assert result["value"] > 0 and result["infinity"] is None and result["closest"] == []
     assert result["precision"] is None and result["memorised"] is None
-    assert measures(Real.of(gaussian(9, 0), 9), fake, Moments.of(fake))["recall"] is None
+    few = Pair(RealSet.draw(gaussian(9, 0), 9), fake, None)
+    assert compare(few)["recall"] is None and compare(few)["memorised"] is None
 
 
 def test_each_class_by_itself():
@@ -134,5 +141,5 @@ def test_each_class_by_itself():
 
 def test_figures_do_not_depend_on_chance():
     train, fake = gaussian(60, 14), gaussian(40, 15)
-    once, again = (score_samples(Real.of(train, 40, 3), fake, np.arange(60)) for _ in "ab")
+    once, again = (score_samples(RealSet.draw(train, 40, 3), fake, np.arange(60)) for _ in "ab")
     assert once == again

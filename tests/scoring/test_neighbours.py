@@ -87,7 +87,7 @@ def test_compare_on_a_line():
     found = both(column(0, 1, 5), column(4, 4.3, 9.5), 1, 1)
     # 4 and 4.3 lie near 5, which lies near 9.5; nothing else near anything
     assert found[:4] == pytest.approx((2 / 3, 1 / 3, 2 / 3, 1 / 3))
-    assert list(found.nearest.index) == [2, 2, 2]
+    assert list(found.nearest.rows) == [2, 2, 2]
     assert list(found.nearest.distance) == pytest.approx([1, 0.7, 4.5])
     assert list(found.nearest.copied) == [True, True, False]
 
@@ -115,7 +115,7 @@ def test_copies_have_everything():
     real = np.concatenate([half, -half]).astype(np.float32)  # a mean of 0: exact arithmetic
     found = both(real, real[::-1].copy())
     assert found[:4] == (1, 1, 1, 1)
-    assert list(found.nearest.index) == list(range(60))[::-1]
+    assert list(found.nearest.rows) == list(range(60))[::-1]
 
 
 def test_equal_distributions_have_the_density_and_coverage_expected():
@@ -163,7 +163,7 @@ def test_nearest_is_the_least_of_all_distances(n, m, d):
     train, fake = skewed(n, d, 0), skewed(m, d, 1)
     found = nearest(Manifold.of(train, 1), fake)
     pairs, others = cdist(fake, train), cdist(train, train) + np.diag([np.inf] * n)
-    np.testing.assert_array_equal(found.index, pairs.argmin(axis=1))
+    np.testing.assert_array_equal(found.rows, pairs.argmin(axis=1))
     np.testing.assert_allclose(found.distance, pairs.min(axis=1), rtol=1e-9)
     expected = pairs.min(axis=1) <= others.min(axis=1)[pairs.argmin(axis=1)]
     np.testing.assert_array_equal(found.copied, expected)
@@ -181,7 +181,7 @@ def test_copies_are_memorised_and_what_is_far_is_not():
     train[1] = train[0]  # a copy of what is there twice is a copy
     manifold = Manifold.of(train, 1)
     found = nearest(manifold, train[[0, 5, 9, 9]])
-    assert found.memorised == 1 and list(found.index) == [0, 5, 9, 9]
+    assert found.memorised == 1 and list(found.rows) == [0, 5, 9, 9]
     assert list(found.distance) == [0, 0, 0, 0]
     assert nearest(manifold, train + 100).memorised == 0
     mixed = np.concatenate([train[:10], train[:30] + 100])
@@ -209,7 +209,7 @@ def test_shares_do_not_depend_on_units_axes_origin_and_order():
         both(*(2 * (x @ turn) + 1e4 for x in (real[order], fake[other]))),
     )
     assert found[:4] == pytest.approx(expected[:4], rel=1e-12)
-    np.testing.assert_array_equal(order[found.nearest.index], expected.nearest.index[other])
+    np.testing.assert_array_equal(order[found.nearest.rows], expected.nearest.rows[other])
     np.testing.assert_allclose(found.nearest.distance, 2 * expected.nearest.distance[other], 1e-6)
 
 
@@ -229,7 +229,7 @@ def test_strips_do_not_matter(monkeypatch, rows):
     monkeypatch.setattr(neighbours, "ROWS", rows)
     found = both(real, fake)
     assert found[:4] == expected[:4]
-    np.testing.assert_array_equal(found.nearest.index, expected.nearest.index)
+    np.testing.assert_array_equal(found.nearest.rows, expected.nearest.rows)
     np.testing.assert_array_equal(found.nearest.copied, expected.nearest.copied)
     np.testing.assert_allclose(found.nearest.distance, expected.nearest.distance, rtol=1e-9)
 
@@ -267,7 +267,7 @@ def test_neighbours_need_enough_images(n, k):
 
 def test_compare_needs_the_balls_it_is_asked_for():
     large, small = Manifold.of(skewed(9, 3, 0)), Manifold.of(skewed(9, 3, 1), 2)
-    match = r"k=3 nearest are not at hand: expected 1 <= k <= 2; make them with Manifold\.of"
+    match = r"k=3 nearest neighbours: expected 1 <= k <= 2; make the manifold with .* Manifold\.of"
     with pytest.raises(ValueError, match=match):
         compare_manifolds(large, small)
     with pytest.raises(ValueError, match="k=7 nearest"):

@@ -1,16 +1,25 @@
-"""The stage that writes scores.json, and how scores are written for people."""
+"""The stage that writes scores.json, and scores as text."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.features import by_sqrtm, rng
+from helpers.features import by_sqrtm
+from helpers.scoring import (
+    CALLS,
+    a_dataset,
+    as_features,
+    extractor,
+    numbers_of,
+    put_samples,
+    random_images,
+)
 from helpers.tiny import flagged
 
 from bloodjax import features
-from bloodjax.data import Dataset
 from bloodjax.runtime.download import Unavailable
-from bloodjax.sampling.samples import Samples, write_samples_file
 from bloodjax.scoring import score, tables
 from bloodjax.scoring.embedding import shuffled_rows
 from bloodjax.scoring.score import ScoreConfig
@@ -28,7 +37,7 @@ from bloodjax.scoring.score import ScoreConfig
         (351, None, "351.0"),
     ],
 )
-def test_show(value, like, text):
+def test_values_have_four_digits_or_the_decimals_of_another(value, like, text):
     assert tables.format_value(value, like) == text
 
 
@@ -39,45 +48,20 @@ def test_names_for_people():
 
 # ---- the stage
 
-CLASSES = ("dark", "light")
-CALLS = []
+
+def without_floats(text):
+    return re.sub(r"-?\d+\.\d+(e[-+]\d+)?", "x", text)
 
 
-def as_features(images):
-    CALLS.append(len(images))
-    x = images.reshape(len(images), -1) / np.float32(255)
-    return np.stack([x.mean(1), x.std(1), x[:, 0], x[:, -1]], axis=1).astype(np.float32)
-
-
-def as_classes(x):
-    return np.stack([1 - x[:, 0], x[:, 0]], axis=1)
-
-
-def extractor(name, classify=as_classes, classes=CLASSES):
-    return features.Extractor(name, 4, "ab" * 32, "as is", as_features, classify, classes)
-
-
-def a_dataset(n=90, shape=(4, 4, 3)):
-    images = rng(1).integers(0, 256, (n, *shape), dtype=np.uint8)
-    return Dataset(images, np.arange(n, dtype=np.int32) % 2, CLASSES, "bloodmnist", "cd" * 32)
-
-
-def put_samples(folder, images, seeds):
-    trace = images[:, :2, None].repeat(3, axis=2)
-    labels = np.full(images.shape[:2], -1, np.int32)
-    samples = Samples(images, labels, np.array(seeds, np.uint32), 40, trace, "denoising")
-    write_samples_file(folder, samples)
-
-
-@pytest.fixture
-def workdir(tmp_path, monkeypatch, tmp_path_factory):
-    monkeypatch.setattr(features, "make", extractor)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    put_samples(
-        tmp_path, rng(2).integers(0, 200, (2, 50, 4, 4, 3), dtype=np.uint8), [5, 4294967295]
-    )
-    CALLS.clear()
-    return tmp_path
+def test_the_file_is_the_stored_one(workdir):
+    """Keys, order and layout to the byte; numbers as far as another BLAS may round them."""
+    put_samples(workdir, random_images(2, 9), [5, 6])
+    score.write_scores(workdir, a_dataset(40), ScoreConfig(count=8, draws=2))
+    text = (workdir / "scores.json").read_text("utf-8")
+    expected = Path(__file__).with_name("expected_scores.json").read_text("utf-8")
+    assert without_floats(text) == without_floats(expected)
+    numbers, others = (numbers_of(json.loads(x)) for x in (text, expected))
+    assert numbers == pytest.approx(others, rel=1e-9, abs=1e-12)
 
 
 def test_run_scores_each_seed(workdir):
@@ -100,7 +84,7 @@ def test_run_scores_each_seed(workdir):
 
 def test_run_compares_the_right_images(workdir):
     dataset = a_dataset(20)
-    fakes = rng(2).integers(0, 200, (2, 20, 4, 4, 3), dtype=np.uint8)
+    fakes = random_images(2, 20)
     fakes[0, :3] += 55
     fakes[1, :9] += 55
     put_samples(workdir, fakes, [5, 6])
@@ -130,10 +114,7 @@ def test_run_reads_real_and_generated_images_in_two_ways_where_a_space_does(work
     )
     plain, raw = result["scores"][:2], result["scores"][2:]
     assert [s["name"] for s in raw] == ["fd_bloodnet-raw-reals"] * 2
-    real = (
-        as_features(dataset.images[shuffled_rows(dataset, score.SUBSET_SEED)]).astype(np.float64)
-        ** 2
-    )
+    real = as_features(dataset.images[shuffled_rows(dataset)]).astype(np.float64) ** 2
     for s, own, fake in zip(raw, plain, fakes, strict=True):
         fake = as_features(fake[:45]).astype(np.float64)
         assert s["value"] == pytest.approx(by_sqrtm(real[:45], fake), rel=1e-6)

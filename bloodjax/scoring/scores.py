@@ -1,0 +1,170 @@
+"""The format of scores.json."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict, cast
+
+import numpy as np
+
+from bloodjax.runtime.files import read_json, write_text
+from bloodjax.runtime.progress import console
+from bloodjax.sampling.samples import Samples
+from bloodjax.scoring import metrics
+
+NAME = "scores.json"
+Key = tuple[str, str]  # name and protocol: scores compare only if both agree
+
+
+class Draws(TypedDict):
+    """The Fréchet distance of one model to several draws of real images."""
+
+    n: int
+    mean: float
+    std: float
+
+
+class Closest(TypedDict):
+    """A sample and its nearest training image: their rows, distance and ratio."""
+
+    sample: int
+    train: int
+    distance: float
+    ratio: float | None
+
+
+class ClassScore(TypedDict):
+    """A class: its shares of the real and the generated images, and the distance between them."""
+
+    real: float
+    fake: float
+    distance: float | None
+
+
+class RealScore(TypedDict):
+    """Real images beside other real images; one more key for each metric."""
+
+    value: float
+    n_real: int
+    n_fake: int
+
+
+class Score(TypedDict):
+    """One seed's samples in one feature space; one more key for each metric."""
+
+    seed: int
+    samples_sha256: str
+    step: int
+    features: str
+    name: str
+    protocol: str
+    extractor_sha256: str
+    dataset: str
+    dataset_digest: str
+    floor: float
+    floor_n: int
+    real: RealScore
+    value: float
+    n_real: int
+    n_fake: int
+    draws: Draws
+    closest: list[Closest]
+    classes: dict[str, ClassScore] | None
+
+
+class SummaryDraws(TypedDict):
+    """The standard deviation over draws of real images, averaged over seeds."""
+
+    n: int
+    std: float
+
+
+class Summary(TypedDict):
+    """All seeds in one feature space; one more key for each metric: {"mean", "std"}."""
+
+    features: str
+    name: str
+    protocol: str
+    seeds: int
+    mean: float
+    std: float
+    draws: SummaryDraws
+    floor: float
+
+
+class Scores(TypedDict):
+    """The contents of scores.json."""
+
+    scores: list[Score]
+    summary: list[Summary]
+
+
+def score_key(score: Score | Summary) -> Key:
+    """Return the name and the protocol of a score."""
+    return score["name"], score["protocol"]
+
+
+def summarize(scores: Sequence[Score]) -> list[Summary]:
+    """Return mean and population standard deviation over seeds for each feature space."""
+    groups: dict[Key, list[Score]] = {}
+    for score in scores:
+        groups.setdefault(score_key(score), []).append(score)
+    return [summarize_space(group) for group in groups.values()]
+
+
+def summarize_space(scores: Sequence[Score]) -> Summary:
+    """Return the summary of all seeds in one feature space."""
+    first, values = scores[0], [score["value"] for score in scores]
+    averaged = [metric.key for metric in metrics.METRICS if metric.averaged]
+    summary = {
+        "features": first["features"],
+        "name": first["name"],
+        "protocol": first["protocol"],
+        "seeds": len(scores),
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values)),
+        "draws": {
+            "n": first["draws"]["n"],
+            "std": float(np.mean([score["draws"]["std"] for score in scores])),
+        },
+        "floor": first["floor"],
+        **{key: mean_std([score.get(key) for score in scores]) for key in averaged},
+    }
+    return cast(Summary, summary)  # a TypedDict cannot name the metrics
+
+
+def mean_std(values: Sequence[object]) -> dict[str, float | None]:
+    """Return mean and population standard deviation; None if a value is missing."""
+    numbers = [float(value) for value in values if isinstance(value, int | float)]
+    if len(numbers) < len(values):
+        return {"mean": None, "std": None}
+    return {"mean": float(np.mean(numbers)), "std": float(np.std(numbers))}
+
+
+def write_scores_file(workdir: Path, scores: Scores) -> None:
+    """Write scores.json whole or not at all."""
+    text = json.dumps(scores, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(Path(workdir) / NAME, text + "\n")
+
+
+def read_scores(workdir: Path, samples: Samples) -> Scores | None:
+    """Return the scores of these samples; None if they are not scored yet.
+
+    Scores of other samples or of an older version are left out, with a line on the console.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    file = Path(workdir) / NAME
+    if not file.exists():
+        return None
+    scores: Scores = read_json(file)
+    digests = {(int(seed), samples.digest(s)) for s, seed in enumerate(samples.seeds)}
+    for score in scores["scores"]:
+        complete = Score.__required_keys__ <= score.keys()
+        if not complete or (score["seed"], score["samples_sha256"]) not in digests:
+            reason = "belongs to other samples" if complete else "comes from an older version"
+            text = f"{file} {reason} and is left out: score again, --mode=score"
+            console.print(text, markup=False, soft_wrap=True)
+            return None
+    return scores
