@@ -1,7 +1,7 @@
-"""The networks of `bloodjax.nets` in PyTorch, NCHW: the same maths, written as PyTorch is.
+"""The networks of `bloodjax.nets` in PyTorch, NCHW: the same maths, in PyTorch's idiom.
 
-Runs where there is no JAX. Layers of a kind are registered in the order in which flax calls them:
-by that `torch_weights` finds JAX's name of each.
+Runs where there is no JAX. Layers of a kind are registered in the order in which flax calls them,
+from which `torch_weights` derives JAX's names.
 """
 
 import math
@@ -18,12 +18,12 @@ Shape = tuple[int, int, int]  # (H, W, C) of the images
 
 
 def depth(height: int, width: int) -> int:
-    """How often an image is halved until its longer side is at most 4."""
+    """Return how often an image is halved until its longer side is at most 4."""
     return max(math.ceil(math.log2(max(height, width) / 4)), 1)
 
 
 def folded(layer: nn.Module, inputs: int = 1, outputs: int = 1) -> nn.Module:
-    """`layer`, with a note of how many pixels each of its channels comes from or becomes.
+    """Return `layer`, with the number of pixels that each channel comes from or becomes.
 
     Torch's flattened and unshuffled channels are ordered (channel, pixel), JAX's (pixel, channel).
     """
@@ -35,7 +35,7 @@ def folded(layer: nn.Module, inputs: int = 1, outputs: int = 1) -> nn.Module:
 
 
 def activation(channels: int, pixels: int, norm: bool) -> list[nn.Module]:
-    """[BatchNorm,] LeakyReLU; BatchNorm notes over how many pixels of an image it averages."""
+    """Return [BatchNorm,] LeakyReLU; BatchNorm keeps the number of pixels that it averages over."""
     layers: list[nn.Module] = [nn.LeakyReLU(SLOPE, inplace=True)]
     if norm:
         layers.insert(0, nn.BatchNorm2d(channels))
@@ -69,6 +69,7 @@ class Crop(nn.Module):
         self.height, self.width = height, width
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the middle of x [B, C, H, W]."""
         top, left = (x.shape[2] - self.height) // 2, (x.shape[3] - self.width) // 2
         return x[:, :, top : top + self.height, left : left + self.width]
 
@@ -98,6 +99,8 @@ class Decoder(nn.Sequential):
 
 
 class ResBlock(nn.Module):
+    """A residual block, modulated by time; see `bloodjax.nets.unet.ResBlock`."""
+
     def __init__(self, into: int, width: int, time: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(8, into, EPSILON)
@@ -108,6 +111,7 @@ class ResBlock(nn.Module):
         self.skip = nn.Conv2d(into, width, 1) if into != width else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return x + f(x, time), [B, width, H, W]."""
         y = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.modulate(time)[:, :, None, None].chunk(2, dim=1)
         y = self.conv2(F.silu(torch.addcmul(shift, self.norm2(y), 1 + scale)))
@@ -125,6 +129,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x + attention(x), [B, C, H, W]."""
         b, c, h, w = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         qkv = self.qkv(tokens).view(b, h * w, 3, self.heads, c // self.heads)
@@ -134,7 +139,7 @@ class Attention(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, with attention behind it where wanted."""
+    """A residual block, followed by attention if asked for."""
 
     def __init__(self, into: int, width: int, time: int, attend: bool = False) -> None:
         super().__init__()
@@ -142,6 +147,7 @@ class Stage(nn.Module):
         self.attention = Attention(width) if attend else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return the features [B, width, H, W]."""
         return self.attention(self.block(x, time))
 
 
@@ -164,7 +170,7 @@ class UNet(nn.Module):
         into, skips = widths[0], [widths[0]]
         for level, width in enumerate(widths):
             if level:
-                # As SAME pads a stride of 2 in XLA: even sizes on the right and below only.
+                # XLA's SAME pads even sizes at a stride of 2 on the right and below only.
                 self.shrink.append(
                     nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(into, width, 3, 2))
                 )
@@ -192,6 +198,7 @@ class UNet(nn.Module):
         self.out = folded(out, outputs=patch**2)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return ε, of the shape of x."""
         height, width = x.shape[2:]
         if height % self.multiple or width % self.multiple:
             x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))

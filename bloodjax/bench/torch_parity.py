@@ -1,4 +1,4 @@
-"""The proof that the twin is one: it repeats a step and some samples that `parity` wrote."""
+"""The proof that the twin computes the same: it repeats a step and samples from `parity.write`."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import torch
 from bloodjax.bench.torch_training import Twin, to_uint8
 from bloodjax.bench.torch_twin import make
 
-BOUND = 1e-5  # on every array: the norm of the difference over that of what it should be
+BOUND = 1e-5  # of every array: the norm of the difference over the norm of the expected array
 GROUPS = {
     "metrics": "losses",
     "params": "parameters",
@@ -23,63 +23,68 @@ Stored = Mapping[str, np.ndarray]
 
 
 def check(file: str | os.PathLike[str], *, mode: str = "", **variant: object) -> dict[str, float]:
-    """The largest relative error among the losses, the parameters after the step, the statistics
-    after it, and the samples, of the twin in one variant.
+    """Return the largest relative errors of the twin in one variant.
 
     Args:
         file: as `bloodjax.bench.parity.write` makes it.
-        mode: what `Twin.compile` takes; not compiled if empty.
+        mode: of `Twin.compile`; empty: not compiled.
         variant: fused, channels_last, device.
 
+    Returns:
+        An error each for the losses, the parameters after the step, the statistics after it, and
+        the samples.
+
     Raises:
-        ValueError: one of them is more than 1e-5; names the array.
+        ValueError: an error exceeds 1e-5; the message names the array.
     """
     twin, stored = load(file, **variant)
     if mode:
         twin.compile(mode)
-    found = errors(twin, stored)
-    worst = max(found, key=lambda name: np.nan_to_num(found[name], nan=np.inf))
-    if not found[worst] <= BOUND:
-        what = f"{worst} of the PyTorch twin is off by {found[worst]:.1e} of its norm"
-        raise ValueError(f"{what}, expected at most {BOUND:.0e}: it does not compute the same")
+    relative_errors = errors(twin, stored)
+    worst = max(relative_errors, key=lambda name: np.nan_to_num(relative_errors[name], nan=np.inf))
+    if not relative_errors[worst] <= BOUND:
+        raise ValueError(
+            f"{worst} of the PyTorch twin is off by {relative_errors[worst]:.1e} of its norm, "
+            f"expected at most {BOUND:.0e}: it does not compute the same"
+        )
     groups = {group: 0.0 for group in GROUPS.values()}
-    for name, error in found.items():
+    for name, error in relative_errors.items():
         group = GROUPS[name.split("/")[0]]
         groups[group] = max(groups[group], error)
     return groups
 
 
 def load(file: str | os.PathLike[str], **variant: object) -> tuple[Twin, Stored]:
-    """The twin in the state before the step, and all that the file holds."""
+    """Return the twin in the state before the step, and the content of the file."""
     with np.load(file) as content:
         stored = dict(content)
-    about = json.loads(str(stored["about"]))
-    return make(weights=below(stored, "before"), **about, **variant), stored
+    settings = json.loads(str(stored["settings"]))
+    return make(weights=below(stored, "before"), **settings, **variant), stored
 
 
 def below(stored: Stored, path: str) -> dict[str, np.ndarray]:
-    """What is stored under a path, by the rest of its name."""
+    """Return the arrays below a path, by the rest of their names."""
     return {k.removeprefix(f"{path}/"): v for k, v in stored.items() if k.startswith(f"{path}/")}
 
 
 def errors(twin: Twin, stored: Stored) -> dict[str, float]:
-    """The relative error of every array that the file holds: sample, make the step, compare.
+    """Sample, make the step, and return the relative error of every array of the file.
 
     Raises:
         ValueError: the twin rounds an image to other bytes.
     """
+    # Samples
     expected, actual = {}, {}
     for i in range(len({name.split("/")[1] for name in stored if name.startswith("samples/")})):
-        one = below(stored, f"samples/{i}")
-        floats = one["floats"]
-        if not np.array_equal(to_uint8(as_torch(floats, twin)).cpu(), one["images"]):
+        sample = below(stored, f"samples/{i}")
+        floats, noise = sample["floats"], as_torch(sample["noise"], twin)
+        if not np.array_equal(to_uint8(as_torch(floats, twin)).cpu(), sample["images"]):
             raise ValueError("the PyTorch twin makes other uint8 images of the same floats")
-        drawn = twin.sample_floats(
-            len(floats), as_torch(one["noise"], twin), **json.loads(str(one["options"]))
-        )
+        images = twin.sample_floats(len(floats), noise, **json.loads(str(sample["options"])))
         expected[f"samples/{i}"] = floats
-        actual[f"samples/{i}"] = drawn.permute(0, 2, 3, 1).cpu().numpy()
+        actual[f"samples/{i}"] = images.permute(0, 2, 3, 1).cpu().numpy()
 
+    # A training step
     twin.hold(stored["images"])
     noise = {name: as_torch(x, twin) for name, x in below(stored, "noise").items()}
     rows = torch.arange(len(stored["images"]), device=twin.device)
@@ -93,7 +98,7 @@ def errors(twin: Twin, stored: Stored) -> dict[str, float]:
 
 
 def as_torch(array: np.ndarray, twin: Twin) -> torch.Tensor:
-    """On the twin's device; images, or stacks of them, as [..., C, H, W] in its memory format."""
+    """Return an array on the twin's device; images as [..., C, H, W] in its memory format."""
     tensor = torch.tensor(array, device=twin.device)
     if tensor.ndim == 4:
         return tensor.permute(0, 3, 1, 2).contiguous(memory_format=twin.format)
@@ -101,5 +106,6 @@ def as_torch(array: np.ndarray, twin: Twin) -> torch.Tensor:
 
 
 def relative(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Return the norm of the difference over the norm of `expected`."""
     difference = np.float64(actual) - np.float64(expected)
     return float(np.linalg.norm(difference) / np.linalg.norm(np.float64(expected)))

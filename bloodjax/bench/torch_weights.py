@@ -1,4 +1,4 @@
-"""JAX's names and layouts for what the twin holds, so that weights go in and out.
+"""JAX's names and layouts for the arrays of the twin, so that weights go in and out.
 
 A name is the path of an array in bloodjax's State, e.g. "params/generator/ConvTranspose_0/kernel".
 """
@@ -26,13 +26,13 @@ KINDS = {
 
 
 def submodules(net: nn.Module) -> Iterator[nn.Module]:
-    """Those that are some in flax, too; containers are looked through."""
+    """Yield the layers that flax numbers as well; look through containers."""
     for child in net.children():
         yield from [child] if type(child) in KINDS else submodules(child)
 
 
 def layers(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """("/" and JAX's name, layer) of everything in `net` that has weights."""
+    """Yield ("/" and JAX's name, layer) of every layer that has weights."""
     if isinstance(net, nn.ModuleDict):
         for name, part in net.items():
             yield from layers(part, f"{path}/{name}")
@@ -50,7 +50,7 @@ def layers(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
 
 
 def as_jax(layer: nn.Module, tensor: Tensor) -> Tensor:
-    """A view of one of the layer's tensors in JAX's order; its shape is JAX's once flattened."""
+    """Return a view of a layer's tensor in JAX's order; flattened, it equals JAX's array."""
     inputs, outputs = getattr(layer, "folds", (1, 1))
     if tensor.ndim == 1:
         return tensor.unflatten(0, (-1, outputs)).T
@@ -61,7 +61,7 @@ def as_jax(layer: nn.Module, tensor: Tensor) -> Tensor:
 
 
 def parameters(net: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """("/" and JAX's name, layer, tensor) of every parameter."""
+    """Yield ("/" and JAX's name, layer, tensor) of every parameter."""
     for name, layer in layers(net):
         normed = isinstance(layer, nn.BatchNorm2d | nn.GroupNorm)
         yield f"{name}/{'scale' if normed else 'kernel'}", layer, layer.weight
@@ -70,40 +70,42 @@ def parameters(net: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
 
 
 def statistics(net: nn.Module) -> Iterator[tuple[str, nn.BatchNorm2d]]:
-    """("/" and JAX's name, layer) of every BatchNorm."""
+    """Yield ("/" and JAX's name, layer) of every BatchNorm."""
     return ((n, x) for n, x in layers(net) if isinstance(x, nn.BatchNorm2d))
 
 
 @torch.no_grad()
 def views(player: str, net: nn.Module, average: nn.Module, adam: torch.optim.Adam) -> Views:
-    """A player's parameters, their average, Adam's moments and BatchNorm's statistics."""
-    found = {}
-    # First, since without averaging these are the parameters themselves, which then count.
+    """Return views of parameters, their average, Adam's moments and BatchNorm's statistics."""
+    arrays = {}
+    # The average comes first: without averaging it is the parameters, whose values must win.
     for name, layer, tensor in parameters(average):
-        found[f"ema/{player}{name}"] = as_jax(layer, tensor)
+        arrays[f"ema/{player}{name}"] = as_jax(layer, tensor)
     for name, layer, tensor in parameters(net):
-        found[f"params/{player}{name}"] = as_jax(layer, tensor)
-        found[f"opt/{player}/0/mu{name}"] = as_jax(layer, adam.state[tensor]["exp_avg"])
-        found[f"opt/{player}/0/nu{name}"] = as_jax(layer, adam.state[tensor]["exp_avg_sq"])
+        arrays[f"params/{player}{name}"] = as_jax(layer, tensor)
+        arrays[f"opt/{player}/0/mu{name}"] = as_jax(layer, adam.state[tensor]["exp_avg"])
+        arrays[f"opt/{player}/0/nu{name}"] = as_jax(layer, adam.state[tensor]["exp_avg_sq"])
     for name, layer in statistics(net):
-        found[f"stats/{player}{name}/mean"] = as_jax(layer, layer.running_mean)
-        found[f"stats/{player}{name}/var"] = as_jax(layer, layer.running_var)
-    return found
+        arrays[f"stats/{player}{name}/mean"] = as_jax(layer, layer.running_mean)
+        arrays[f"stats/{player}{name}/var"] = as_jax(layer, layer.running_var)
+    return arrays
 
 
 def load(views: Views, arrays: Arrays) -> None:
-    """Copy what `arrays` holds under each name into the view of that name.
+    """Copy every array into the view of the same name.
 
     Raises:
         ValueError: an array is missing, left over, or has another number of elements.
     """
     for name in sorted(views.keys() ^ arrays.keys()):
-        found = "not among the weights" if name in views else "no part of the twin"
-        raise ValueError(f"{name} is {found}: it is not the same network")
+        problem = "not among the weights" if name in views else "no part of the twin"
+        raise ValueError(f"{name} is {problem}: the networks differ")
     with torch.no_grad():
         for name, view in views.items():
             array = np.asarray(arrays[name])
             if array.size != view.numel():
-                has = f"{name} has {list(array.shape)}, {array.size} numbers"
-                raise ValueError(f"{has}: the twin has {view.numel()}")
+                raise ValueError(
+                    f"{name} has {list(array.shape)}, {array.size} numbers: the twin has "
+                    f"{view.numel()}"
+                )
             view.copy_(torch.tensor(array).reshape(view.shape))

@@ -204,6 +204,23 @@ def test_weights_come_out_as_they_went_in(written, twins, name, shape):
         np.testing.assert_array_equal(after[path], array, err_msg=path)
 
 
+def test_a_counter_on_the_device_is_read(written, twins, torch):
+    """The fused Adam of a GPU counts its steps on the device, where NumPy cannot read them."""
+
+    class OnDevice(torch.Tensor):
+        def __array__(self, *args, **kwargs):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    twin, stored = twins.load(written("gan"), fused=True)
+    for adam in twin.optimizers.values():
+        for values in adam.state.values():
+            values["step"] = values["step"].as_subclass(OnDevice)
+            with pytest.raises(TypeError, match="can't convert"):
+                np.asarray(values["step"])
+    counts = [array for path, array in twin.weights().items() if path.endswith("/count")]
+    assert [int(count) for count in counts] == [parity.MANY] * 2
+
+
 @every_case
 def test_twin_has_as_many_parameters(written, twins, name, shape):
     twin, _ = twins.load(written(name, shape))
@@ -491,11 +508,14 @@ def test_bfloat16_computes_nearly_the_same(written, twins, precision, name):
     assert {x.dtype for x in twin.weights().values()} <= {np.dtype(d) for d in "fiI"}
 
 
-def test_what_there_is_not_is_refused(written, twins):
+def test_an_unknown_method_or_precision_is_refused(written, twins, tmp_path):
     from bloodjax.bench.torch_twin import make
 
     with pytest.raises(ValueError, match=r"method\.name='wgan': the twin has vae, gan, ddpm"):
         make("wgan", PAPER, {})
+    with pytest.raises(ValueError, match=r"method\.name='edm': a PyTorch twin exists of vae, gan"):
+        images = np.zeros((8, *PAPER), np.uint8)
+        parity.write(tmp_path / "x", images, method={"name": "edm"}, optimizer=ADAM, ema_decay=0.0)
     with pytest.raises(ValueError, match="precision='half': expected one of float32, tf32"):
         twins.load(written("vae"), precision="half")
 

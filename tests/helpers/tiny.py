@@ -67,7 +67,7 @@ def file_limit(size):
 def torch_with_torchvision():
     """torch, with a torchvision that can be imported if there is one; without torch a skip."""
     torch = pytest.importorskip("torch", reason="the reference needs torch")
-    from bloodjax.bench.torch_side import declare_operators
+    from bloodjax.bench.torch_worker import declare_operators
 
     declare_operators()
     return torch

@@ -10,8 +10,9 @@ from helpers.nets import assert_near, jit, normal, random_variables, shapes
 from helpers.tiny import cells
 
 from bloodjax import methods
-from bloodjax.bench import speed
+from bloodjax.bench.benchmark import BenchConfig, run_benchmark
 from bloodjax.nets.course_unet import CourseUNet, sinusoids
+from bloodjax.training.step import OptimizerConfig
 
 OPTIONS = {
     "timesteps": 20,
@@ -242,17 +243,15 @@ def test_what_it_cannot_do_is_refused_at_once(changes, words):
 
 
 def test_the_benchmark_refuses_it_before_any_work(tmp_path):
-    with pytest.raises(ValueError, match="method.net='course': its PyTorch twin has residual"):
-        speed.run(
+    with pytest.raises(ValueError, match="method.net='course': the PyTorch twin has 'residual'"):
+        run_benchmark(
             tmp_path / "new",
             cells(),
+            BenchConfig(quick=True),
             method={"name": "ddpm", **OPTIONS},
-            train={},
+            optimizer=OptimizerConfig(),
+            ema_decay=0.0,
             sampler={},
             job=[],
-            torch_python="",
-            batches=[1],
-            repeats=5,
-            quick=True,
         )
     assert not (tmp_path / "new").exists()
