@@ -25,10 +25,9 @@ from bloodjax.report.tensorboard import Board, LogConfig
 from bloodjax.runtime import compilation, files, processes
 from bloodjax.runtime.progress import console
 from bloodjax.runtime.signals import exit_on_signals
-from bloodjax.sampling import draw
-from bloodjax.sampling.draw import SampleConfig, write_samples
+from bloodjax.sampling.draw import SampleConfig, check_sampler, write_samples
 from bloodjax.sampling.export import export_run
-from bloodjax.sampling.samples import read_samples
+from bloodjax.sampling.samples import check_same_samples, read_samples
 from bloodjax.scoring.evaluate import make_evaluator
 from bloodjax.scoring.score import ScoreConfig, keep_available, write_scores
 from bloodjax.training.loop import TrainConfig, check_seeds, restore, train
@@ -152,7 +151,7 @@ def select_runs(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def make_method(run: RunConfig, dataset: Dataset, dtype: str) -> Method:
     """Build the method for the images of `dataset`, and check the options of its sampler."""
     method = methods.make(shape=dataset.images.shape[1:], dtype=dtype, **run.method)
-    draw.check_sampler(method, run.sampler)
+    check_sampler(method, run.sampler)
     return method
 
 
@@ -182,15 +181,16 @@ def run_stages(
         if run.log.tensorboard and processes.is_main():
             board = Board(folder, run.seeds, dataset)
         source = folder.parent / run.sample.model if run.sample.model else folder
+        tx = make_optimizer(run.optimizer)
 
         if mode in ("run", "train") and source == folder:
             show = board.show_evaluated if board else None
             train(
                 method,
+                tx,
                 dataset,
                 folder,
                 seeds=run.seeds,
-                optimizer=run.optimizer,
                 config=run.train,
                 evaluate=make_evaluator(
                     method, dataset, run.train.evaluate_count, run.sample, run.sampler, show
@@ -203,7 +203,6 @@ def run_stages(
         if mode in ("run", "sample"):
             if source != folder:
                 workdir.check_same_run(source, config, dataset, NOT_OF_THE_MODEL)
-            tx = make_optimizer(run.optimizer)
             which = run.sample.checkpoint
             state = restore(method, tx, source, seeds=run.seeds, checkpoint=which)
             write_samples(method, state, folder, run.sample, run.sampler)
@@ -213,7 +212,7 @@ def run_stages(
                 board.show_samples(read_samples(folder, dataset))
 
         if mode in ("run", "score"):
-            draw.check_same_samples(folder, run.sample, run.sampler)
+            check_same_samples(folder, run.sample.count, run.sample.weights, run.sampler)
             write_scores(folder, dataset, run.score)
         if mode == "run" and processes.is_main():
             write_report(folder, dataset)

@@ -18,7 +18,7 @@ from helpers.training import run as train_run
 from bloodjax import workdir
 from bloodjax.runtime import files
 from bloodjax.sampling import draw as draw_module
-from bloodjax.sampling.draw import SampleConfig, check_same_samples
+from bloodjax.sampling.samples import check_same_samples
 from bloodjax.training import log
 
 ROOT = Path(__file__).parent.parent
@@ -228,18 +228,16 @@ def test_a_file_that_is_no_samples_is_named_and_left(tmp_path, content):
     with pytest.raises(ValueError, match="samples.npz is damaged or of another program"):
         sampled(tmp_path)
     with pytest.raises(ValueError, match="move it away and sample again, --mode=sample"):
-        check_same_samples(tmp_path, SampleConfig(count=11, chunk=4), {})
+        check_same_samples(tmp_path, 11, "ema", {})
     assert contents(tmp_path) == before
 
 
 def test_scores_are_not_made_of_samples_with_other_options(tmp_path):
-    check_same_samples(
-        tmp_path, SampleConfig(count=11, chunk=4), {}
-    )  # none: scoring says so itself
+    check_same_samples(tmp_path, 11, "ema", {})  # none: scoring says so itself
     sampled(tmp_path)
-    check_same_samples(tmp_path, SampleConfig(count=11, chunk=99), {})
+    check_same_samples(tmp_path, 11, "ema", {})
     with pytest.raises(ValueError, match=r"samples.npz was made with .*11.*, now .*12.*--mode="):
-        check_same_samples(tmp_path, SampleConfig(count=12, chunk=4), {})
+        check_same_samples(tmp_path, 12, "ema", {})
 
 
 # ---- metrics ----

@@ -24,7 +24,7 @@ from bloodjax.runtime import compilation, processes
 from bloodjax.runtime.files import atomic_write
 from bloodjax.runtime.progress import console, progress
 from bloodjax.runtime.signals import defer_signals, exit_with_signal
-from bloodjax.sampling.samples import NAME, Samples, read_made_by, write_samples_file
+from bloodjax.sampling.samples import NAME, Samples, is_drawn, write_samples_file
 from bloodjax.training.step import State
 from bloodjax.training.strategies import spread_over_devices
 
@@ -235,35 +235,3 @@ def digest(tree: Any) -> str:
         sha.update(f"{leaf.dtype}{leaf.shape}".encode())
         sha.update(leaf.tobytes())
     return sha.hexdigest()
-
-
-def is_drawn(file: Path, made_by: dict[str, Any]) -> bool:
-    """Return whether `file` holds these samples; samples of an earlier step may be replaced.
-
-    Raises:
-        ValueError: the file holds samples that must not be lost: of a later step, even where the
-            best checkpoint is asked for, or of another training.
-    """
-    if not file.exists():
-        return False
-    before = read_made_by(file.parent)
-    if before["step"] > made_by["step"]:
-        content = f"samples after step {before['step']}, not those of step {made_by['step']}"
-    elif before["step"] == made_by["step"] and before["sha256"] != made_by["sha256"]:
-        content = "samples of another training"
-    else:
-        return before == made_by
-    raise ValueError(f"{file} holds {content}: move it away, and the same command draws them")
-
-
-def check_same_samples(workdir: Path, config: SampleConfig, sampler: dict[str, Any]) -> None:
-    """Refuse to score samples that another configuration made: ValueError naming both."""
-    file = workdir / NAME
-    if file.exists():
-        before = read_made_by(file.parent)
-        after = {"count": config.count, "weights": config.weights, "sampler": sampler}
-        if before | after != before:
-            made = {name: before[name] for name in after}
-            raise ValueError(
-                f"{file} was made with {made}, now {after}: sample again, --mode=sample"
-            )

@@ -100,3 +100,34 @@ def read_made_by(workdir: Path) -> dict[str, Any]:
             f"{path} is damaged or of another program ({error}): move it away and sample again, "
             "--mode=sample"
         ) from None
+
+
+def is_drawn(file: Path, made_by: dict[str, Any]) -> bool:
+    """Return whether `file` holds these samples; samples of an earlier step may be replaced.
+
+    Raises:
+        ValueError: the file holds samples that must not be lost: of a later step, even where the
+            best checkpoint is asked for, or of another training.
+    """
+    if not file.exists():
+        return False
+    before = read_made_by(file.parent)
+    if before["step"] > made_by["step"]:
+        content = f"samples after step {before['step']}, not those of step {made_by['step']}"
+    elif before["step"] == made_by["step"] and before["sha256"] != made_by["sha256"]:
+        content = "samples of another training"
+    else:
+        return before == made_by
+    raise ValueError(f"{file} holds {content}: move it away, and the same command draws them")
+
+
+def check_same_samples(workdir: Path, count: int, weights: str, sampler: dict[str, Any]) -> None:
+    """Refuse to score samples that another configuration made: ValueError naming both."""
+    if (workdir / NAME).exists():
+        before = read_made_by(workdir)
+        after = {"count": count, "weights": weights, "sampler": sampler}
+        if before | after != before:
+            made = {name: before[name] for name in after}
+            raise ValueError(
+                f"{workdir / NAME} was made with {made}, now {after}: sample again, --mode=sample"
+            )

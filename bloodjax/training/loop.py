@@ -21,13 +21,11 @@ from bloodjax.training.autotune import choose_program, parse_strategies
 from bloodjax.training.checkpoint import Checkpoints, Damaged
 from bloodjax.training.log import Log, LogShape, open_log, trim
 from bloodjax.training.step import (
-    OptimizerConfig,
     State,
     abstract_states,
     advance,
     epoch_orders,
     init_states,
-    make_optimizer,
     train_step,
 )
 
@@ -78,25 +76,19 @@ def check_seeds(*, seeds: tuple[Seed, ...]) -> None:
 
 def train(
     method: Method,
+    tx: optax.GradientTransformation,
     dataset: Dataset,
     workdir: Path,
-    *,
     seeds: Sequence[int],
-    optimizer: OptimizerConfig,
     config: TrainConfig,
     evaluate: Evaluate | None = None,
     on_written: Callable[[], None] | None = None,
 ) -> State:
-    """Train every seed to the end, from the last checkpoint in `workdir` if there is one.
+    """Train every seed to the end, from the newest checkpoint on; return the state on the host.
 
     Args:
-        method, dataset, workdir: the method, its images, and the folder of the run.
-        seeds, optimizer, config: one training per seed, and how each is trained.
         evaluate: evaluates the state of a regular checkpoint.
-        on_written: is called before the first step and whenever metrics.jsonl has further lines.
-
-    Returns:
-        The final state, NumPy arrays with a leading seed axis.
+        on_written: is called at the start and whenever metrics.jsonl has further lines.
 
     Raises:
         FloatingPointError: a loss or a parameter is not finite; earlier checkpoints remain.
@@ -104,7 +96,6 @@ def train(
         SystemExit: SIGINT or SIGTERM came; the step was finished and saved first.
     """
     # The step, and how many of them
-    tx = make_optimizer(optimizer)
     step = functools.partial(advance, functools.partial(train_step, method, tx, config.ema_decay))
     shuffle = epoch_orders(seeds, len(dataset.images), config.batch_size)
     per_epoch = -(-len(dataset.images) // config.batch_size)
@@ -114,17 +105,14 @@ def train(
     with defer_signals("step") as stop:
         # The state, and the program that advances it
         checkpoints = Checkpoints(workdir / "checkpoints", config.keep)
-        state = resume(checkpoints, method, tx, seeds, workdir / "metrics.jsonl")
+        state = resume(checkpoints, method, tx, seeds, workdir, total)
         done = int(state.step[0])
         if done >= total:
             return state
-        if done:
-            console.print(f"training goes on from step {done} of {total} ({workdir})")
         arrays = (dataset.images, dataset.labels)
-        inputs = (dispatch, state, np.asarray(shuffle(0)), arrays)
-        program = choose_program(config.strategy, step, workdir / "strategy.json", *inputs)
+        first = (dispatch, state, np.asarray(shuffle(0)), arrays)
+        program = choose_program(config.strategy, step, workdir / "strategy.json", *first)
         state, data = program.put(state), [program.put_shared(array) for array in arrays]
-
         shape = LogShape(tuple(seeds), per_epoch, config.batch_size, total)
         with open_log(workdir / "metrics.jsonl", shape, done, program.fetch, on_written) as log:
             for epoch in range(done // per_epoch, config.epochs):
@@ -153,11 +141,13 @@ def resume(
     method: Method,
     tx: optax.GradientTransformation,
     seeds: Sequence[int],
-    metrics: Path,
+    workdir: Path,
+    total: int,
 ) -> State:
     """Return the state of the newest intact checkpoint, or else the initial one.
 
-    Drops the lines of metrics.jsonl after that state.
+    Drops the lines of metrics.jsonl after that state. Prints where a training of `total` steps
+    goes on.
     """
 
     def restore_or_init() -> State:
@@ -166,7 +156,10 @@ def resume(
 
     like = abstract_states(method, tx, seeds)
     state = processes.broadcast_from_main(restore_or_init, like)
-    trim(metrics, int(state.step[0]))
+    step = int(state.step[0])
+    trim(workdir / "metrics.jsonl", step)
+    if 0 < step < total:
+        console.print(f"training goes on from step {step} of {total} ({workdir})")
     return state
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from bloodjax.training import loop
-from bloodjax.training.step import OptimizerConfig
+from bloodjax.training.step import OptimizerConfig, make_optimizer
 from helpers.tiny import cells, method
 
 SETTINGS = {"epochs": 2, "batch_size": 16, "ema_decay": 0.9}
@@ -18,10 +18,10 @@ def run(
     workdir.mkdir(exist_ok=True)
     return loop.train(
         method(name),
+        make_optimizer(OptimizerConfig(learning_rate=learning_rate)),
         cells(),
         workdir,
         seeds=seeds,
-        optimizer=OptimizerConfig(learning_rate=learning_rate),
         config=loop.TrainConfig(**(SETTINGS | changes)),
         evaluate=evaluate,
         on_written=on_written,

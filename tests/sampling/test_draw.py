@@ -14,7 +14,8 @@ from helpers.tiny import SMALL, method
 
 from bloodjax import methods
 from bloodjax.sampling import draw as draw_module
-from bloodjax.sampling.draw import TRACES, SampleConfig, check_same_samples, check_sampler
+from bloodjax.sampling.draw import TRACES, SampleConfig, check_sampler
+from bloodjax.sampling.samples import check_same_samples
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,11 +85,10 @@ def test_sampling_uses_the_weights_asked_for(weights, other, tmp_path):
 
 def test_other_weights_are_other_samples_of_the_same_training(tmp_path):
     average = draw(tmp_path / "a", "vae")["images"]
-    raw_config = SampleConfig(count=11, chunk=4, weights="raw")
     with pytest.raises(ValueError, match="made with .*'ema'.*, now .*'raw'.*--mode=sample"):
-        check_same_samples(tmp_path / "a", raw_config, {})
+        check_same_samples(tmp_path / "a", 11, "raw", {})
     write(tmp_path / "a", weights="raw")
-    check_same_samples(tmp_path / "a", raw_config, {})
+    check_same_samples(tmp_path / "a", 11, "raw", {})
     with np.load(tmp_path / "a" / "samples.npz") as file:
         raw = file["images"]
     assert not np.array_equal(raw, average)

@@ -6,10 +6,11 @@ import re
 import jax
 import numpy as np
 import pytest
-from test_strategies import SETTINGS, arguments, data, equal, exported, small, start, sweep_of
+from test_strategies import arguments, equal, exported, start, sweep_of
+from test_strategies import run as train_run
 
 from bloodjax import methods
-from bloodjax.training import loop, strategies
+from bloodjax.training import strategies
 
 COLLECTIVES = r"\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 BATCH = 16
@@ -98,10 +99,8 @@ def test_a_batch_that_does_not_divide_uses_fewer_devices(capsys):
 @pytest.mark.parametrize(("name", "strategy"), [("gan", "auto"), ("vae", "sharded-vmap")])
 def test_a_run_that_goes_on_is_bitwise_the_straight_one(name, strategy, tmp_path, capsys):
     def run(folder, epochs):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        settings = SETTINGS | {"strategy": strategy, "epochs": epochs}
-        seeds = (4, 2, 9)
-        return loop.train(small(name), data(name), tmp_path / folder, seeds=seeds, **settings)
+        settings = {"seeds": (4, 2, 9), "strategy": strategy, "epochs": epochs}
+        return train_run(tmp_path / folder, name, **settings)
 
     run("resumed", 1)
     record = json.loads((tmp_path / "resumed" / "strategy.json").read_text())

@@ -72,10 +72,8 @@ def equal(a, b):
 def run(folder, name, seeds, **changes):
     folder.mkdir(exist_ok=True)
     config = loop.TrainConfig(**(SETTINGS | changes))
-    optimizer = step.OptimizerConfig()
-    return loop.train(
-        small(name), data(name), folder, seeds=seeds, optimizer=optimizer, config=config
-    )
+    tx = step.make_optimizer(step.OptimizerConfig())
+    return loop.train(small(name), tx, data(name), folder, seeds=seeds, config=config)
 
 
 # ---- each seed as if alone ----
