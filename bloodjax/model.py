@@ -71,7 +71,7 @@ class Model(NamedTuple):
 
 
 drawing_of = functools.cache(
-    lambda method, **options: make_sampler(method, options)
+    lambda method, **options: make_sampler(method, options, "XLA")
 )  # compiled once
 
 

@@ -2,7 +2,8 @@
 
 import os
 
-flags = "--xla_backend_optimization_level=0"
+# Programs for oneDNN cannot be cached: tests that need them ask for them.
+flags = "--xla_backend_optimization_level=0 --xla_cpu_experimental_onednn_custom_call=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
 import jax  # noqa: E402 after the flags

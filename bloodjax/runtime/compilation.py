@@ -1,14 +1,20 @@
 """Settings of JAX and XLA for this process, and the cache of compiled programs."""
 
+import functools
+import math
 import os
 import re
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pooch
+from jax import lax
 
 from bloodjax.runtime.malloc import keep_freed_memory
 from bloodjax.runtime.progress import console
@@ -18,6 +24,19 @@ PRECISIONS = {
     "float32": ("highest", "float32"),
     "tf32": ("tensorfloat32", "float32"),
     "bfloat16": ("bfloat16", "bfloat16"),
+}
+
+# engine -> compiler options of programs that run long: training and sampling.
+ENGINES: dict[str, dict[str, Any]] = {
+    "XLA": {},
+    # jaxlib sends convolutions and products to YNNPACK by default. oneDNN trains 1.07 to 1.2 times
+    # as fast; see docs/benchmark.md.
+    "oneDNN": {
+        "xla_cpu_experimental_onednn_custom_call": True,
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+    },
+    # Autotuning Triton products takes most of the time to compile for a GPU.
+    "XLA without Triton": {"xla_gpu_enable_triton_gemm": False},
 }
 
 
@@ -87,8 +106,54 @@ def delete_broken_entries(folder: Path) -> None:
     warnings.showwarning = showwarning
 
 
+@functools.cache
+def choose_engine() -> str:
+    """Return the key of `ENGINES` for programs that run long; XLA_FLAGS of the user decide first.
+
+    oneDNN is chosen where a small convolution reaches it: jaxlib 0.10 and other processors accept
+    its options and ignore them.
+    """
+    backend, flags = jax.default_backend(), os.environ.get("XLA_FLAGS", "")
+    if backend == "gpu":
+        return "XLA" if "triton_gemm" in flags else "XLA without Triton"
+    if backend != "cpu" or "onednn" in flags or "ynn" in flags:
+        return "XLA"
+    image, kernel = jnp.ones((1, 8, 8, 8)), jnp.ones((3, 3, 8, 8))
+    layout = ("NHWC", "HWIO", "NHWC")
+
+    def convolve(image: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=layout)
+
+    try:
+        with uncached("oneDNN"):
+            probe = jax.jit(convolve, compiler_options=ENGINES["oneDNN"])
+            text = probe.lower(image, kernel).compile().as_text() or ""
+    except jax.errors.JaxRuntimeError:  # a jaxlib without these options
+        return "XLA"
+    return "oneDNN" if "__onednn$" in text else "XLA"
+
+
+@contextmanager
+def uncached(engine: str) -> Iterator[None]:
+    """Keep programs of the block out of the cache if their engine is oneDNN.
+
+    The cache cannot hold calls of oneDNN: JAX would warn and go on.
+    """
+    if engine != "oneDNN":
+        yield
+        return
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
 def precompile(jitted: Any, *arguments: Any) -> float:
-    """Compile `jitted` for these arguments, which makes its first call fast; return the seconds."""
+    """Compile a long program for these arguments before its first call; return the seconds."""
     begin = time.perf_counter()
-    jitted.lower(*arguments).compile()
+    with uncached(choose_engine()):
+        jitted.lower(*arguments).compile()
     return time.perf_counter() - begin

@@ -86,7 +86,7 @@ def draw_images(
     return to_uint8(jax.vmap(draw_image)(indices))
 
 
-def make_sampler(method: Method, sampler: dict[str, Any]) -> Callable[..., Array]:
+def make_sampler(method: Method, sampler: dict[str, Any], engine: str) -> Callable[..., Array]:
     """Return the jitted function (params, stats, seed, indices) of one seed -> `draw_images`.
 
     The indices are spread over all devices.
@@ -94,9 +94,10 @@ def make_sampler(method: Method, sampler: dict[str, Any]) -> Callable[..., Array
     Args:
         method: the method to draw from.
         sampler: the options of its `sample`.
+        engine: a key of `compilation.ENGINES`.
     """
     draw = functools.partial(method.sample, **sampler)
-    return spread_over_devices(functools.partial(draw_images, draw))
+    return spread_over_devices(functools.partial(draw_images, draw), engine)
 
 
 def select_seed(state: State, s: int, weights: Weights) -> tuple[Params, Stats, Array]:
@@ -159,7 +160,7 @@ def draw_chunks(
     missing = [chunk for chunk, there in zip(chunks, exists, strict=True) if not there]
 
     # The programs
-    draw = make_sampler(method, sampler)
+    draw = make_sampler(method, sampler, compilation.choose_engine())
     trace = functools.partial(method.trace, **sampler)
     draw_trace = jax.jit(functools.partial(draw_images, trace))
     select = functools.lru_cache(maxsize=1)(lambda s: select_seed(state, s, config.weights))

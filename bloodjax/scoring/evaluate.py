@@ -12,6 +12,7 @@ from bloodjax import features
 from bloodjax.data import Dataset
 from bloodjax.methods import Method
 from bloodjax.runtime import processes
+from bloodjax.runtime.compilation import choose_engine, uncached
 from bloodjax.runtime.progress import console
 from bloodjax.sampling.draw import SampleConfig, make_sampler, select_seed
 from bloodjax.scoring.distances import Moments, frechet
@@ -47,7 +48,7 @@ def make_evaluator(
     """
     if not count:
         return None
-    space, draw = features.make(CLASSIFIER), make_sampler(method, sampler)
+    space, draw = features.make(CLASSIFIER), make_sampler(method, sampler, choose_engine())
     size = config.chunk * jax.device_count()
 
     @functools.cache
@@ -57,10 +58,11 @@ def make_evaluator(
 
     def evaluate_seed(state: State, s: int) -> float:
         model = select_seed(state, s, config.weights)
-        chunks = [
-            processes.fetch(draw(*model, jnp.arange(start, start + size)))
-            for start in range(0, count, size)
-        ]
+        with uncached(choose_engine()):
+            chunks = [
+                processes.fetch(draw(*model, jnp.arange(start, start + size)))
+                for start in range(0, count, size)
+            ]
         images = np.concatenate(chunks)[:count]
         if show:
             show(int(state.seed[s]), int(state.step[s]), images)

@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from bloodjax.runtime import processes
+from bloodjax.runtime.compilation import choose_engine
 from bloodjax.runtime.files import read_json, write_text
 from bloodjax.runtime.progress import console
 from bloodjax.training.strategies import STRATEGIES, Advance, Program, make_program, mesh_shape
@@ -84,6 +85,7 @@ def choose_program(
         "processes": processes.count(),
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),
+        "engine": choose_engine(),
     }
     if answer := broadcast_name(lambda: read_choice(file, question)):
         return make_program(answer, advance, seeds, batch)

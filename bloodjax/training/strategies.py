@@ -22,7 +22,8 @@ from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bloodjax.runtime import compilation, processes
+from bloodjax.runtime import processes
+from bloodjax.runtime.compilation import ENGINES, choose_engine, precompile
 from bloodjax.runtime.progress import console
 
 STRATEGIES = ("loop", "vmap", "map", "sharded", "sharded-vmap", "sharded-map")
@@ -65,7 +66,9 @@ class Loop:
     """A `Program` that dispatches each seed alone: bitwise the run of that seed."""
 
     def __init__(self, advance: Advance) -> None:
-        self.compiled = jax.jit(advance, static_argnums=0, donate_argnums=1)
+        self.compiled = jax.jit(
+            advance, static_argnums=0, donate_argnums=1, compiler_options=ENGINES[choose_engine()]
+        )
         self.lengths: set[int] = set()  # compiled so far
 
     def put(self, tree: Any, *axes: str | None) -> list[Any]:
@@ -80,7 +83,7 @@ class Loop:
         if length in self.lengths:
             return 0.0
         self.lengths.add(length)
-        return compilation.precompile(self.compiled, length, state[0], order[0], *data)
+        return precompile(self.compiled, length, state[0], order[0], *data)
 
     def __call__(
         self, length: int, state: list[Any], order: list[Array], *data: Array
@@ -138,9 +141,13 @@ class Batched:
             )(state, order, *data)
 
         # The step itself makes metrics whole: fetching those of one need not wait for the next.
-        whole = (None, NamedSharding(mesh, P())) if processes.count() > 1 else None
+        shardings = (None, NamedSharding(mesh, P())) if processes.count() > 1 else None
         self.compiled = jax.jit(
-            advance_all, static_argnums=0, donate_argnums=1, out_shardings=whole
+            advance_all,
+            static_argnums=0,
+            donate_argnums=1,
+            out_shardings=shardings,
+            compiler_options=ENGINES[choose_engine()],
         )
         self.lengths: set[int] = set()  # compiled so far
 
@@ -158,7 +165,7 @@ class Batched:
         if length in self.lengths:
             return 0.0
         self.lengths.add(length)
-        return compilation.precompile(self.compiled, length, state, order, *data)
+        return precompile(self.compiled, length, state, order, *data)
 
     def __call__(self, length: int, state: Any, order: Array, *data: Array) -> tuple[Any, Any]:
         return self.compiled(length, state, order, *data)
@@ -213,8 +220,14 @@ def make_mesh(seeds: int, batch: int, devices: tuple[Any, ...]) -> Mesh:
     return processes.connect(mesh)
 
 
-def spread_over_devices(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Jit `function(params, stats, seed, indices)` of one seed, its indices over all devices."""
+def spread_over_devices(function: Callable[..., Array], engine: str) -> Callable[..., Array]:
+    """Jit `function(params, stats, seed, indices)` of one seed, its indices over all devices.
+
+    Args:
+        function: the function of one seed.
+        engine: a key of `compilation.ENGINES`. "XLA" compiles programs that the cache can hold.
+    """
     mesh = make_mesh(1, jax.device_count(), tuple(jax.devices()))
     specs = (P(), P(), P(), P("data"))
-    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("data")))
+    spread = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("data"))
+    return jax.jit(spread, compiler_options=ENGINES[engine])

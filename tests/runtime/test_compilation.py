@@ -2,19 +2,24 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jaxlib
 import pytest
+
+from bloodjax.runtime import compilation
 
 ROOT = Path(__file__).parents[2]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="XDG_CACHE_HOME")
 PROGRAM = """
 import json, os, sys
 import launch  # all that a run imports, before any flag is set
-from bloodjax import compilation
-compilation.prepare(sys.argv[1] == "deterministic", "float32")
+from bloodjax.runtime import compilation
+compilation.configure_jax(sys.argv[1] == "deterministic", "float32")
 import jax, jax.numpy as jnp
 jax.jit(lambda x: x @ x)(jnp.ones((8, 8))).block_until_ready()
 found = {"folder": jax.config.jax_compilation_cache_dir, "flags": os.environ["XLA_FLAGS"]}
@@ -83,7 +88,9 @@ def test_flags_are_read_after_everything_is_imported(start):
     flags = ["--xla_cpu_enable_fast_math=false", "--xla_gpu_deterministic_ops=true"]
     assert found["flags"].split() == flags
     # XLA ends the process over a flag that it does not know: it would over one set at this point.
-    program = PROGRAM.replace("compilation.prepare", "os.environ['XLA_FLAGS'] = '--xla_no_flag'; (")
+    program = PROGRAM.replace(
+        "compilation.configure_jax", "os.environ['XLA_FLAGS'] = '--xla_no_flag'; ("
+    )
     done = subprocess.run(
         [sys.executable, "-c", program, ""],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -91,3 +98,56 @@ def test_flags_are_read_after_everything_is_imported(start):
         text=True,
     )
     assert done.returncode != 0 and "xla_no_flag" in done.stderr
+
+
+CONVOLUTIONS = """
+import warnings
+import jax, jax.numpy as jnp
+from bloodjax.runtime import compilation
+from bloodjax.training.strategies import Loop
+warnings.simplefilter("error")  # JAX warns where it cannot write a program to its cache
+compilation.configure_jax(False, "float32")
+
+def advance(length, state, order, kernel):
+    image = jax.lax.conv_general_dilated(
+        state, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return image, {"loss": image.sum()[None]}
+
+program = Loop(advance)
+state, kernel = program.put(jnp.ones((1, 2, 8, 8, 8))), jnp.ones((3, 3, 8, 8))
+program.compile(1, state, program.put(jnp.zeros((1, 1))), kernel)
+text = program.compiled.lower(1, state[0], jnp.zeros(1), kernel).compile().as_text()
+program(1, state, program.put(jnp.zeros((1, 1))), kernel)
+print(compilation.choose_engine(), "__onednn$" in text)
+"""
+
+
+@pytest.mark.parametrize("flags", ["", "--xla_cpu_experimental_onednn_custom_call=false"])
+def test_training_reaches_onednn_where_it_can_and_the_user_does_not_forbid_it(tmp_path, flags):
+    environment = os.environ | {
+        "XLA_FLAGS": flags,
+        "PYTHONPATH": str(ROOT),
+        "XDG_CACHE_HOME": str(tmp_path),
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CONVOLUTIONS], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    engine, reached = done.stdout.split()
+    assert (engine == "oneDNN") == (reached == "True")
+    x86 = platform.machine() in ("x86_64", "AMD64") and sys.platform == "linux"
+    if flags or jaxlib.__version__.startswith("0.10"):
+        assert engine == "XLA"
+    elif x86:
+        assert engine == "oneDNN"
+
+
+def test_a_gpu_compiles_without_triton_unless_the_user_says_otherwise(monkeypatch):
+    choose = compilation.choose_engine.__wrapped__
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+    assert choose() == "XLA without Triton"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
+    assert choose() == "XLA"

@@ -10,8 +10,8 @@ FAULTS = """
 import resource, sys
 import numpy as np
 if {keep}:
-    from bloodjax.runtime.malloc import keep_freed
-    keep_freed()
+    from bloodjax.runtime.malloc import keep_freed_memory
+    keep_freed_memory()
 np.ones(2**24, np.float32)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):

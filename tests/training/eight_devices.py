@@ -124,7 +124,7 @@ def test_programs_of_eight_devices_can_be_made_for_cuda(name):
 
 def test_images_are_spread_over_all_devices():
     draw = strategies.spread_over_devices(
-        lambda params, stats, seed, indices: params + seed + indices
+        lambda params, stats, seed, indices: params + seed + indices, "XLA"
     )
     images = draw(np.float32(1), {}, np.uint32(2), np.arange(16))
     np.testing.assert_array_equal(images, np.arange(16) + 3)

@@ -311,7 +311,7 @@ def sampler(method):
     options = options if method.trace_title == "denoising" else {}
     draw = functools.partial(sample.draw_images, functools.partial(method.sample, **options))
     params, stats = jax.eval_shape(method.init, jax.random.key(0))
-    return strategies.spread_over_devices(draw), [params, stats, np.uint32(0), np.arange(4)]
+    return strategies.spread_over_devices(draw, "XLA"), [params, stats, np.uint32(0), np.arange(4)]
 
 
 def tracer(method):
