@@ -150,7 +150,8 @@ def select_runs(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def make_method(run: RunConfig, dataset: Dataset, dtype: str) -> Method:
     """Build the method for the images of `dataset`, and check the options of its sampler."""
-    method = methods.make(shape=dataset.images.shape[1:], dtype=dtype, **run.method)
+    shape, classes = dataset.images.shape[1:], len(dataset.classes)
+    method = methods.make(shape=shape, classes=classes, dtype=dtype, **run.method)
     check_sampler(method, run.sampler)
     return method
 

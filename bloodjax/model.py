@@ -16,7 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jax import random
 
-from bloodjax import methods
+from bloodjax import methods, options
 from bloodjax.methods import Method, Params, Stats
 from bloodjax.runtime import compilation, npz
 from bloodjax.runtime.files import atomic_write, read_json
@@ -46,7 +46,7 @@ class Model(NamedTuple):
     options: dict[str, Any]
     about: dict[str, Any]
 
-    def sample(self, count: int, seed: int | None = None, **options: Any) -> np.ndarray:
+    def sample(self, count: int, seed: int | None = None, **sampler: Any) -> np.ndarray:
         """Draw `count` images: uint8 [count, H, W, C].
 
         Image i is a function of (seed, i), so that more images begin with the same ones.
@@ -54,15 +54,16 @@ class Model(NamedTuple):
         Args:
             seed: of the drawing, 0 to 2**32 - 1; None takes that of the training, which draws the
                 images that the run itself did.
-            options: of the sampler, in the place of the model's own.
+            sampler: options of the sampler, in the place of the model's own.
         """
         if count < 1:
             raise ValueError(f"count={count}: expected at least 1")
         seed = self.about["seed"] if seed is None else seed
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed={seed}: expected 0 to 2**32 - 1")
-        methods.accepts(self.method.sample, "sample", options)
-        draw = drawing_of(self.method, **self.options | options)
+        sampler = self.options | sampler
+        options.check(self.method.sample, "sampler", sampler)
+        draw = drawing_of(self.method, **sampler)
         devices = jax.device_count()
         size = min(-(-count // devices), CHUNK) * devices
         own = self.params, self.stats, jnp.uint32(seed)
@@ -120,13 +121,12 @@ def load_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> 
         raise ValueError(f"seed={seed}: {workdir} has the seeds {', '.join(map(str, seeds))}")
     s = 0 if seed is None else seeds.index(seed)
     _, dtype = compilation.PRECISIONS[config["precision"]]
-    method = make_method(dataset["shape"], config["method"] | {"dtype": dtype})
+    method = make_method(dataset, config["method"] | {"dtype": dtype})
     trained = workdir.parent / config["sample"]["model"] if config["sample"]["model"] else workdir
     tx = make_optimizer(OptimizerConfig(**config["optimizer"]))
     state = loop.restore(method, tx, trained, seeds=seeds, checkpoint=checkpoint)
     params = {"ema": state.ema, "raw": state.params}[weights]
     params, stats = jax.tree.map(lambda x: jnp.asarray(x[s]), (params, state.stats))
-    options = config["sampler"]
     about = {
         "seed": seeds[s],
         "step": int(state.step[s]),
@@ -135,13 +135,13 @@ def load_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> 
         "dataset": dataset,
         "environment": described["environment"],
     }
-    return Model(method, params, stats, options, about)
+    return Model(method, params, stats, config["sampler"], about)
 
 
-def make_method(shape: Sequence[int], options: Mapping[str, Any]) -> Method:
-    """The method of that shape, hashable: what JSON makes lists of are tuples."""
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return methods.make(shape=tuple(shape), **plain)
+def make_method(dataset: Mapping[str, Any], hyper_parameters: Mapping[str, Any]) -> Method:
+    """Return the method for the images of a data set."""
+    shape, classes = tuple(dataset["shape"]), len(dataset["classes"])
+    return methods.make(shape=shape, classes=classes, **hyper_parameters)
 
 
 def save(model: Model, file: Path) -> None:
@@ -162,8 +162,8 @@ def read(file: Path) -> Model:
     arrays = npz.read(file)
     try:
         known = json.loads(str(arrays.pop("about")))
-        about, options = known["about"], known["options"]
-        method = make_method(about["dataset"]["shape"], about["config"]["method"])
+        about, sampler = known["about"], known["options"]
+        method = make_method(about["dataset"], about["config"]["method"])
         trees = dict(zip(TREES, jax.eval_shape(method.init, random.key(0)), strict=True))
         shapes = {name: (x.shape, np.float16) for name, x in flatten_dict(trees, sep="/").items()}
         found = {name: (x.shape, x.dtype) for name, x in arrays.items()}
@@ -179,7 +179,7 @@ def read(file: Path) -> Model:
         return jnp.float32(arrays["/".join(key.key for key in path)])
 
     trees = jax.tree_util.tree_map_with_path(filled, trees)
-    return Model(method, *(trees[name] for name in TREES), options, about)
+    return Model(method, *(trees[name] for name in TREES), sampler, about)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

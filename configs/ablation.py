@@ -28,7 +28,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
         for clip, weights, variance in settings:
             name = f"t{timesteps}_{'clip' if clip else 'free'}_{weights}_{variance}"
             config = runs[name] = ddpm.get_config()
-            config.method.update({"timesteps": timesteps, "net": "course"})
+            config.method.update({"timesteps": timesteps, "net": "course_unet"})
             config.method.update({"widths": (10, 20, 40), "blocks": 3, "patch": 1})
             # Few, since all 1000 steps take seconds an image: enough to tell failure from success.
             config.sampler.update({"steps": timesteps, "clip": clip, "variance": variance})

@@ -17,8 +17,9 @@ def get_config(variant: str | None = None) -> ConfigDict:
         "timesteps": 1000,  # Ho et al.
         "beta_first": 1e-4,  # Ho et al.
         "beta_last": 0.02,  # Ho et al.
-        # As since Ho et al.; "course", with widths (10, 20, 40), blocks 3 and patch 1, is the
-        "net": "residual",  # U-Net of the course that the study was made in: bloodjax/nets/course
+        # A file in bloodjax/nets. "course_unet" with widths (10, 20, 40), blocks 3 and patch 1 is
+        # the U-Net of the course in which the study was made.
+        "net": "unet",
         # 0.3 GFLOP an image at 14×14 and 7×7: 20 epochs took 48 minutes on two busy CPU cores.
         "widths": (64, 128),
         "blocks": 1,

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted([*(ROOT / "bloodjax").rglob("*.py"), ROOT / "launch.py", *ROOT.glob("configs/*.py")])
 FLOORS = (  # a room imports rooms of lower floors only; rooms are folders and loose modules
     {"images", "options", "randomness"},
-    {"nets", "runtime"},
+    {"diffusion", "nets", "runtime"},
     {"data", "methods"},
     {"features", "workdir"},
     {"training"},

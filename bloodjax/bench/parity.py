@@ -37,8 +37,8 @@ def check_twin(method: Mapping[str, Any]) -> None:
     if method["name"] not in NOISE:
         known = ", ".join(NOISE)
         raise ValueError(f"method.name={method['name']!r}: a PyTorch twin exists of {known} only")
-    if method.get("net", "residual") != "residual":
-        raise ValueError(f"method.net={method['net']!r}: the PyTorch twin has 'residual' only")
+    if method.get("net", "unet") != "unet":
+        raise ValueError(f"method.net={method['net']!r}: the PyTorch twin has 'unet' only")
 
 
 def write(
@@ -205,5 +205,5 @@ def sampler_noise(
     def draw(t: Array) -> Array:
         return jax.vmap(lambda k: random.normal(random.fold_in(k, t), method.shape))(keys)
 
-    times = method.schedule(options["steps"], options["eta"], options["variance"])["t"]
-    return [draw(jnp.int32(0)), *map(draw, times.astype(jnp.int32))]
+    times = method.process.levels(options["steps"]).t[:-1]
+    return [draw(jnp.int32(0)), *map(draw, jnp.asarray(times, jnp.int32))]

@@ -131,11 +131,11 @@ class DDPM(Twin):
         widths: Sequence[int],
         blocks: int,
         patch: int,
-        net: str = "residual",
+        net: str = "unet",
     ) -> dict[str, nn.Module]:
         """Build the U-Net and the noise levels."""
-        if net != "residual":
-            raise ValueError(f"method.net={net!r}: the PyTorch twin has 'residual' only")
+        if net != "unet":
+            raise ValueError(f"method.net={net!r}: the PyTorch twin has 'unet' only")
         betas = np.linspace(beta_first, beta_last, timesteps, dtype=np.float64)
         self.timesteps = timesteps
         self.alpha_bar = np.concatenate([[1.0], np.cumprod(1.0 - betas)])

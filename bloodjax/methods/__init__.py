@@ -1,19 +1,23 @@
 """Generative models behind one interface; a further one is a further file in this folder."""
 
-import difflib
+import dataclasses
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from jax import Array
+
+from bloodjax import options
+from bloodjax.options import Positive
 
 Params = dict[str, Any]  # player -> pytree of float32 arrays
 Stats = dict[str, Any]  # player -> BatchNorm's moving statistics; {} if there are none
 Batch = tuple[Array, Array]  # images float32 [B, H, W, C] in [-1, 1], labels int32 [B]
 Metrics = dict[str, Array]  # name -> scalar
 Loss = Callable[[Params, Stats, Batch, Array], tuple[Array, tuple[Metrics, Stats]]]
+Shape = tuple[Positive, Positive, Positive]  # (H, W, C)
+Dtype = Literal["float32", "bfloat16"]
 
 
 class Method(Protocol):
@@ -21,61 +25,90 @@ class Method(Protocol):
 
     Attributes:
         shape: (H, W, C) of the images.
-        dtype: of the networks' activations, "float32" (the default) or "bfloat16"; all that the
-            functions below take and return is float32.
-        trace_title: what `trace` shows, one word, e.g. "denoising".
+        dtype: of the networks' activations, "float32" (the default) or "bfloat16". Arguments and
+            results of the functions below are always float32.
+        classes: number of classes that `label` may name; 0 if the method is unconditional. Such a
+            method ignores labels.
+        trace_title: of the pictures of `trace`, one word, e.g. "denoising".
         losses: player -> loss(params, stats, batch, key) -> (scalar, (metrics, stats)), in the
             order in which the players are updated.
     """
 
-    shape: tuple[int, int, int]
-    dtype: str
-    trace_title: str
-
     @property
-    def losses(self) -> Mapping[str, Loss]: ...
-
-    def init(self, key: Array) -> tuple[Params, Stats]: ...
-
-    def sample(
-        self, params: Params, stats: Stats, key: Array, label: Array | None = None, **options: Any
-    ) -> Array:
-        """ONE image, float32 [H, W, C] in [-1, 1]; callers vmap. `options` are its own."""
+    def shape(self) -> tuple[int, int, int]:
+        """See the class."""
         ...
 
-    def trace(self, params: Params, stats: Stats, key: Array, **options: Any) -> Array:
-        """K pictures that show how one sample comes about, float32 [K, H, W, C] in [-1, 1]."""
+    @property
+    def dtype(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """See the class."""
+        ...
+
+    @property
+    def trace_title(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """See the class."""
+        ...
+
+    def init(self, key: Array) -> tuple[Params, Stats]:
+        """Return parameters and statistics before the first step."""
+        ...
+
+    def sample(
+        self, params: Params, stats: Stats, key: Array, label: Array | None = None, **sampler: Any
+    ) -> Array:
+        """Return ONE image, float32 [H, W, C] in [-1, 1]; callers vmap.
+
+        Args:
+            params: of all players.
+            stats: of all players.
+            key: the image is a function of it.
+            label: int32 scalar below `classes`; None draws from all classes.
+            sampler: the method's own options, annotated and keyword-only: see `options.check`.
+        """
+        ...
+
+    def trace(
+        self, params: Params, stats: Stats, key: Array, label: Array | None = None, **sampler: Any
+    ) -> Array:
+        """Return K pictures of how one sample forms, float32 [K, H, W, C] in [-1, 1]."""
         ...
 
 
 def names() -> list[str]:
-    """The methods in this folder."""
-    return [m.name for m in pkgutil.iter_modules(__path__)]
+    """Return the names of the methods in this folder."""
+    return [file.name for file in pkgutil.iter_modules(__path__)]
 
 
-def make(name: str, **options: Any) -> Method:
-    """The method called `name`; its file exports it as `Method`.
+def make(
+    name: str, *, classes: int = 0, conditional: bool = False, **hyper_parameters: Any
+) -> Method:
+    """Return the method of the file called `name`, which exports it as `Method`.
+
+    Args:
+        name: a file in this folder.
+        classes: number of classes of the data.
+        conditional: the method learns to draw each class; it has a field `classes`.
+        hyper_parameters: the further fields of the method.
 
     Raises:
-        ValueError: no such method, or an option that it does not have.
+        ValueError: the method or a hyper-parameter is unknown, or a value is not allowed.
     """
     if name not in names():
         raise ValueError(f"method.name={name!r}: expected one of {', '.join(names())}")
     method = importlib.import_module(f"{__name__}.{name}").Method
-    accepts(method, "method", options)
-    return method(**options)
-
-
-def accepts(function: Callable[..., Any], group: str, options: Mapping[str, Any]) -> None:
-    """Refuse an option that is no keyword-only parameter of `function`, and name the nearest one.
-
-    Raises:
-        ValueError: naming the option as `group`.`option`.
-    """
-    parameters = inspect.signature(function).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            near = difflib.get_close_matches(option, known, 1)
-            hint = f"did you mean {group}.{near[0]}?" if near else f"expected one of {known}"
-            raise ValueError(f"{group}.{option}: no such option; {hint}")
+    if conditional:
+        if classes < 1 or "classes" not in {field.name for field in dataclasses.fields(method)}:
+            reason = "the data have no classes" if classes < 1 else f"{name} ignores labels"
+            raise ValueError(f"method.conditional=True: {reason}; expected False")
+        hyper_parameters["classes"] = classes
+    return options.build(method, "method", hyper_parameters)

@@ -6,20 +6,21 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jax import Array, nn, random
 
-from bloodjax.methods import Batch, Loss, Metrics, Params, Stats
-from bloodjax.methods.vae import arc
+from bloodjax import nets, options
+from bloodjax.methods import Batch, Dtype, Loss, Metrics, Params, Shape, Stats
 from bloodjax.nets.conv import Decoder, Encoder
-from bloodjax.randomness import batch_normal
+from bloodjax.options import Positive
+from bloodjax.randomness import batch_normal, interpolate_normals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
+class DCGAN:
     """Two players with BatchNorm and LeakyReLU, binary cross-entropy on logits.
 
-    As in Goodfellow's algorithm each update draws its own noise; the generator maximises
-    log D(G(z)) (his section 3) rather than minimise log(1 - D(G(z))). Every forward pass in
-    training uses the statistics of its own batch, real and generated apart, and moves the averages
-    that sampling uses.
+    As in Goodfellow's algorithm, each update draws its own noise. The generator maximises
+    log D(G(z)) (section 3) instead of minimising log(1 - D(G(z))). Every forward pass in training
+    normalises by the statistics of its own batch, real or generated, and moves the averages that
+    sampling uses.
 
     Attributes:
         shape: (H, W, C) of the images.
@@ -29,27 +30,35 @@ class Method:
         dtype: of the networks' activations.
     """
 
-    shape: tuple[int, int, int]
-    latent: int
-    width: int
-    discriminator_width: int
-    dtype: str = "float32"
+    shape: Shape
+    latent: Positive
+    width: Positive
+    discriminator_width: Positive
+    dtype: Dtype = "float32"
 
+    classes = 0
     trace_title = "interpolation"
+
+    def __post_init__(self) -> None:
+        options.check(type(self), "method", vars(self))
 
     @property
     def generator(self) -> Decoder:
+        """Latent -> image."""
         return Decoder(self.shape, self.width, norm=True, dtype=self.dtype)
 
     @property
     def discriminator(self) -> Encoder:
+        """Image -> logit of being real."""
         return Encoder(1, self.discriminator_width, norm=True, dtype=self.dtype)
 
     @property
     def losses(self) -> Mapping[str, Loss]:
+        """Two players, the discriminator first."""
         return {"discriminator": self.discriminator_loss, "generator": self.generator_loss}
 
     def init(self, key: Array) -> tuple[Params, Stats]:
+        """Return parameters and BatchNorm statistics of both players."""
         keys = random.split(key)
         variables = {
             "discriminator": self.discriminator.init(keys[0], jnp.zeros((1, *self.shape)), True),
@@ -61,16 +70,20 @@ class Method:
         )
 
     def play(self, player: str, params: Params, stats: Stats, x: Array) -> tuple[Array, Stats]:
-        """A training forward pass of a player: its output, and all statistics, its own moved."""
-        net = {"discriminator": self.discriminator, "generator": self.generator}[player]
+        """Run a player's forward pass in training.
+
+        Returns:
+            Its output, and the statistics of all players, with those of this player moved.
+        """
+        network = self.discriminator if player == "discriminator" else self.generator
         variables = {"params": params[player], "batch_stats": stats[player]}
-        y, moved = net.apply(variables, x, True, mutable=["batch_stats"])
+        y, moved = network.apply(variables, x, True, mutable=["batch_stats"])
         return y, {**stats, player: moved.get("batch_stats", {})}
 
     def discriminator_loss(
         self, params: Params, stats: Stats, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Metrics, Stats]]:
-        """-log D(x) - log(1 - D(G(z))), averaged over the batch, in nats."""
+        """Return -log D(x) - log(1 - D(G(z))), averaged over the batch, in nats."""
         images, _ = batch
         z = batch_normal(key, (len(images), self.latent))
         fakes, stats = self.play("generator", params, stats, z)
@@ -83,21 +96,25 @@ class Method:
     def generator_loss(
         self, params: Params, stats: Stats, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Metrics, Stats]]:
-        """-log D(G(z)), averaged over the batch, in nats."""
+        """Return -log D(G(z)), averaged over the batch, in nats."""
         z = batch_normal(key, (len(batch[0]), self.latent))
         fakes, stats = self.play("generator", params, stats, z)
         fake, stats = self.play("discriminator", params, stats, fakes)
         return nn.softplus(-fake).mean(), ({}, stats)
 
     def generate(self, params: Params, stats: Stats, z: Array) -> Array:
-        """Z [B, latent] -> images [B, H, W, C], by the moving averages."""
+        """Return images [B, H, W, C] of z [B, latent], by the moving averages."""
         variables = {"params": params["generator"], "batch_stats": stats["generator"]}
-        return self.generator.apply(variables, z, False)
+        return nets.apply(self.generator, variables, z, False)
 
     def sample(self, params: Params, stats: Stats, key: Array, label: Array | None = None) -> Array:
-        """G(z), z ~ N(0, 1)."""
+        """Return G(z), z ~ N(0, 1)."""
         return self.generate(params, stats, random.normal(key, (1, self.latent)))[0]
 
-    def trace(self, params: Params, stats: Stats, key: Array) -> Array:
-        """Nine images on the arc between two latents."""
-        return self.generate(params, stats, arc(random.normal(key, (2, self.latent)), 9))
+    def trace(self, params: Params, stats: Stats, key: Array, label: Array | None = None) -> Array:
+        """Return nine images on the arc between two latents."""
+        ends = random.normal(key, (2, self.latent))
+        return self.generate(params, stats, interpolate_normals(ends, 9))
+
+
+Method = DCGAN

@@ -3,21 +3,25 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import jax.numpy as jnp
 from jax import Array, random
 
-from bloodjax.methods import Batch, Loss, Metrics, Params, Stats
+from bloodjax import nets, options
+from bloodjax.methods import Batch, Dtype, Loss, Metrics, Params, Shape, Stats
 from bloodjax.nets.conv import Decoder, Encoder
+from bloodjax.options import Interval, Positive
+from bloodjax.randomness import batch_normal, interpolate_normals
 
 
 def kl_to_standard_normal(mean: Array, log_var: Array) -> Array:
-    """KL(N(mean, exp(log_var)) || N(0, 1)) in nats, element by element: appendix B there."""
+    """Return KL(N(mean, exp(log_var)) || N(0, 1)) in nats, element by element: appendix B."""
     return 0.5 * (jnp.exp(log_var) + mean**2 - 1.0 - log_var)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
+class VAE:
     """Convolutional VAE with a Gaussian latent and a Gaussian decoder of fixed standard deviation.
 
     Attributes:
@@ -25,31 +29,39 @@ class Method:
         latent: dimensions of z.
         width: channels at the finest resolution of encoder and decoder.
         sigma: the decoder's standard deviation, in units of the [-1, 1] image. It is the weight of
-            the KL term by another name: squared error + 2 sigma² KL is the same objective.
+            the KL term in another form: squared error + 2 sigma² KL is the same objective.
         dtype: of the networks' activations.
     """
 
-    shape: tuple[int, int, int]
-    latent: int
-    width: int
-    sigma: float
-    dtype: str = "float32"
+    shape: Shape
+    latent: Positive
+    width: Positive
+    sigma: Annotated[float, Interval(0, open_low=True)]
+    dtype: Dtype = "float32"
 
+    classes = 0
     trace_title = "interpolation"
+
+    def __post_init__(self) -> None:
+        options.check(type(self), "method", vars(self))
 
     @property
     def encoder(self) -> Encoder:
+        """Image -> mean and log variance of z, side by side."""
         return Encoder(2 * self.latent, self.width, norm=False, dtype=self.dtype)
 
     @property
     def decoder(self) -> Decoder:
+        """Latent -> mean image."""
         return Decoder(self.shape, self.width, norm=False, dtype=self.dtype)
 
     @property
     def losses(self) -> Mapping[str, Loss]:
+        """One player, encoder and decoder together."""
         return {"vae": self.loss}
 
     def init(self, key: Array) -> tuple[Params, Stats]:
+        """Return the parameters of encoder and decoder; there are no statistics."""
         encoder, decoder = random.split(key)
         return {
             "vae": {
@@ -59,21 +71,21 @@ class Method:
         }, {}
 
     def decode(self, params: Params, z: Array) -> Array:
-        """Z [B, latent] -> the mean image [B, H, W, C]."""
-        return self.decoder.apply({"params": params["vae"]["decoder"]}, z, False)
+        """Return the mean images [B, H, W, C] of z [B, latent]."""
+        return nets.apply(self.decoder, {"params": params["vae"]["decoder"]}, z, False)
 
     def loss(
         self, params: Params, stats: Stats, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Metrics, Stats]]:
-        """The negative evidence lower bound in nats per image, averaged over the batch.
+        """Return the negative evidence lower bound in nats per image, averaged over the batch.
 
-        It is a density over [-1, 1] pixels, so it can be negative. `*_per_dim` is nats per pixel
-        and channel for the reconstruction, per latent dimension for the KL.
+        The bound is on a density over [-1, 1] pixels, so the loss can be negative. `*_per_dim` is
+        in nats per pixel and channel for the reconstruction, per latent dimension for the KL.
         """
         images, _ = batch
-        code = self.encoder.apply({"params": params["vae"]["encoder"]}, images, True)
+        code = nets.apply(self.encoder, {"params": params["vae"]["encoder"]}, images, True)
         mean, log_var = jnp.split(code, 2, axis=-1)
-        z = mean + jnp.exp(0.5 * log_var) * random.normal(key, mean.shape)
+        z = mean + jnp.exp(0.5 * log_var) * batch_normal(key, mean.shape)
         error = jnp.sum((images - self.decode(params, z)) ** 2, axis=(1, 2, 3)).mean()
         dims = math.prod(self.shape)
         constant = 0.5 * dims * math.log(2 * math.pi * self.sigma**2)
@@ -88,15 +100,13 @@ class Method:
         return reconstruction + kl, (metrics, stats)
 
     def sample(self, params: Params, stats: Stats, key: Array, label: Array | None = None) -> Array:
-        """The decoder's mean at z ~ N(0, 1), as the paper shows it."""
+        """Return the decoder's mean at z ~ N(0, 1), as the paper shows it."""
         return self.decode(params, random.normal(key, (1, self.latent)))[0]
 
-    def trace(self, params: Params, stats: Stats, key: Array) -> Array:
-        """Nine images on the arc between two latents."""
-        return self.decode(params, arc(random.normal(key, (2, self.latent)), 9))
+    def trace(self, params: Params, stats: Stats, key: Array, label: Array | None = None) -> Array:
+        """Return nine images on the arc between two latents."""
+        ends = random.normal(key, (2, self.latent))
+        return self.decode(params, interpolate_normals(ends, 9))
 
 
-def arc(ends: Array, count: int) -> Array:
-    """[2, Z] -> [count, Z], end to end; cos² + sin² = 1, so all are N(0, 1) as the ends are."""
-    angle = jnp.linspace(0.0, jnp.pi / 2, count)[:, None]
-    return jnp.cos(angle) * ends[0] + jnp.sin(angle) * ends[1]
+Method = VAE

@@ -1,6 +1,42 @@
-"""Networks in flax linen, NHWC: what the methods are made of.
+"""Networks in flax linen, NHWC. A further denoising network is a further file in this folder.
 
-Their `dtype` is that of activations, so of what products are made of. Inputs, outputs, parameters
-and BatchNorm's statistics are float32 whatever it is, and so is what would suffer from less: sums
-over pixels (mean, variance, the gradient of a bias), softmax, sinusoids of the time.
+`dtype` is the dtype of activations, and so of the factors of products. Inputs, outputs, parameters
+and BatchNorm's statistics are always float32, and so are the operations that would lose accuracy:
+sums over pixels (mean, variance, the gradient of a bias), softmax, sinusoids of the time.
 """
+
+import importlib
+import pkgutil
+from typing import Any, cast
+
+import flax.linen as nn
+from jax import Array
+
+from bloodjax import options
+
+
+def make(name: str, **hyper_parameters: Any) -> nn.Module:
+    """Return the denoising network of the file called `name`.
+
+    Its `apply` maps variables, x float [B, H, W, C] and t float [B] to float [B, H, W, C].
+
+    Args:
+        name: a file in this folder whose function `make` checks the hyper-parameters and returns
+            the network, e.g. "unet".
+        hyper_parameters: shape, widths, blocks, patch and dtype: see `unet.make`.
+
+    Raises:
+        ValueError: the file or its `make` is missing, or the network does not allow a value.
+    """
+    files = [file.name for file in pkgutil.iter_modules(__path__)]
+    modules = {file: importlib.import_module(f"{__name__}.{file}") for file in files}
+    builders = {file: module.make for file, module in modules.items() if hasattr(module, "make")}
+    if name not in builders:
+        raise ValueError(f"method.net={name!r}: expected {' or '.join(builders)}")
+    options.check(builders[name], "method", hyper_parameters)
+    return builders[name](**hyper_parameters)
+
+
+def apply(network: nn.Module, variables: dict[str, Any], *inputs: Any) -> Array:
+    """Return the output of a network without changing its variables."""
+    return cast(Array, network.apply(variables, *inputs))

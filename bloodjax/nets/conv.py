@@ -14,12 +14,12 @@ SLOPE = 0.2  # of LeakyReLU: Radford et al. (2016), section 3
 
 
 def depth(height: int, width: int) -> int:
-    """How often an image is halved until its longer side is at most 4: 28 -> 3, 64 -> 4."""
+    """Return how many halvings bring the longer side to at most 4: 28 -> 3, 64 -> 4."""
     return max(math.ceil(math.log2(max(height, width) / 4)), 1)
 
 
 def kernel_init(norm: bool) -> nn.initializers.Initializer:
-    """N(0, 0.02²) as in the DCGAN where BatchNorm sets the scale, He's where nothing does."""
+    """Return N(0, 0.02²), as in the DCGAN, where BatchNorm sets the scale; else He's."""
     return nn.initializers.normal(0.02) if norm else nn.initializers.he_normal()
 
 
@@ -40,9 +40,13 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        """Map x float32 [B, H, W, C] to float32 [B, outputs].
+
+        `train` selects the batch's statistics for BatchNorm instead of the moving ones.
+        """
         conv = partial(Conv, kernel_init=kernel_init(self.norm), dtype=self.dtype)
         for level in range(depth(*x.shape[1:3])):
-            # Odd sizes are filled up: the halves fit, and XLA:CPU is 10 times faster than at 7×7.
+            # Pad odd sizes: the halves fit, and XLA:CPU is 10 times faster than at 7×7.
             x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
             norm = self.norm and level > 0
             width = self.width * 2**level
@@ -56,10 +60,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent [B, Z] -> image in [-1, 1] [B, H, W, C]: transposed convolutions up from at most 4×4.
+    """Latent [B, Z] -> image [B, H, W, C]: transposed convolutions up from at most 4×4.
 
-    The last one makes the image itself, as in the DCGAN; what it makes too much of (32×32 for
-    28×28) is cut off all around.
+    The last one makes the image itself, as in the DCGAN. Where it is too large (32×32 for 28×28),
+    it is cropped on all sides.
 
     Attributes:
         shape: (H, W, C) of the images.
@@ -75,6 +79,10 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array, train: bool) -> Array:
+        """Map z float32 [B, Z] to images float32 [B, H, W, C] in [-1, 1].
+
+        `train` selects the batch's statistics for BatchNorm instead of the moving ones.
+        """
         height, width, channels = self.shape
         init = kernel_init(self.norm)
         levels = depth(height, width)
@@ -92,8 +100,8 @@ class Decoder(nn.Module):
             x = activate(ConvTranspose(self.width * 2**level, not self.norm, init, self.dtype)(x))
         init = nn.initializers.normal(0.02)
         x = ConvTranspose(channels, kernel_init=init, dtype=self.dtype)(x)
-        # Before tanh: bfloat16 between 0.5 and 1 is up to a quarter of a grey level off, what it
-        # rounds in front of tanh makes less than an eighth.
+        # Cast before tanh: rounding to bfloat16 between 0.5 and 1 costs up to a quarter of a grey
+        # level, rounding in front of tanh less than an eighth.
         x = nn.tanh(x.astype(jnp.float32))
         top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
         return x[:, top : top + height, left : left + width]

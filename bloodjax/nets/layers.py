@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 
 def upsample(x: Array) -> Array:
-    """Nearest neighbour, twice the size: [B, H, W, C] -> [B, 2H, 2W, C].
+    """Double the size by nearest neighbours: [B, H, W, C] -> [B, 2H, 2W, C].
 
     By broadcasting: the gradient of `jax.image.resize` is a scatter, 20 times slower on CPU.
     """
@@ -21,14 +21,17 @@ def upsample(x: Array) -> Array:
 
 
 def space_to_depth(x: Array, block: int) -> Array:
-    """[B, H, W, C] -> [B, H/block, W/block, block² C]; H and W divisible by block."""
+    """Fold blocks into channels: [B, H, W, C] -> [B, H/block, W/block, block² C].
+
+    H and W are multiples of `block`.
+    """
     b, h, w, c = x.shape
     x = x.reshape(b, h // block, block, w // block, block, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block * block * c)
 
 
 def depth_to_space(x: Array, block: int) -> Array:
-    """The inverse of `space_to_depth`."""
+    """Unfold channels into blocks of pixels; the inverse of `space_to_depth`."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, block, block, c // block**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * block, w * block, c // block**2)
@@ -37,7 +40,7 @@ def depth_to_space(x: Array, block: int) -> Array:
 def cast_all_but_bias(
     x: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike
 ) -> tuple[Array, Array, Array | None]:
-    """What flax's layers cast to their `dtype`, which is all if they are not told otherwise.
+    """Cast input and kernel to `dtype`, but not the bias, which flax's layers cast too.
 
     The gradient of a bias is a sum over all pixels of a batch, in the dtype in which it is added,
     and in bfloat16 such a sum stops growing: it gave the last bias of a VAE's decoder 0.6 times its
@@ -46,14 +49,14 @@ def cast_all_but_bias(
     return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype), bias
 
 
-PART = 128  # images
+PART = 128  # images per part of a kernel gradient
 
 
 def conv(x: Array, kernel: Array, *geometry: Any, **options: Any) -> Array:
-    """`lax.conv_general_dilated`, whose kernel gradient on a CPU is a sum over parts of the batch.
+    """Compute `lax.conv_general_dilated`; on a CPU, sum its kernel gradient over parts.
 
-    XLA:CPU goes through all images for every entry of the gradient: of 512 images of 14×14×64,
-    which caches do not hold, it takes 2.3 times as long as of 128 four times.
+    XLA:CPU goes through all images for every entry of the gradient. 512 images of 14×14×64, which
+    caches do not hold, take 2.3 times as long as four times 128.
     """
 
     def plain(x: Array, kernel: Array) -> Array:
@@ -67,7 +70,8 @@ def conv(x: Array, kernel: Array, *geometry: Any, **options: Any) -> Array:
 
         def in_parts(x: Array, y: Array) -> Array:
             starts = range(0, len(x), PART)
-            return sum(whole(x[i : i + PART], y[i : i + PART]) for i in starts)
+            parts = [whole(x[i : i + PART], y[i : i + PART]) for i in starts]
+            return functools.reduce(jnp.add, parts)
 
         dx = jax.vjp(lambda x: plain(x, kernel), x)[1](y)[0]
         return dx, lax.platform_dependent(x, y, cpu=in_parts, default=whole)
@@ -84,23 +88,25 @@ class Conv(nn.Conv):
 
     dtype: DTypeLike = jnp.float32
     conv_general_dilated_cls: Any = lambda: conv
-    promote_dtype: Callable[..., tuple[Array, Array, Array | None]] = cast_all_but_bias
+    promote_dtype: Any = cast_all_but_bias  # flax's type for it does not fit flax's calls
 
     def __call__(self, x: Array) -> Array:
+        """Map x [B, H, W, C] to [B, H', W', features] of `dtype`."""
         return super().__call__(x).astype(self.dtype)
 
 
 class Dense(nn.Dense):
     """`flax.linen.Dense` that adds its bias in float32.
 
-    The pixels of a batch are one axis to it: XLA:CPU takes up to twice as long for the kernel
-    gradient of a product with several leading axes.
+    It joins all leading axes: XLA:CPU takes up to twice as long for the kernel gradient of a
+    product with several.
     """
 
     dtype: DTypeLike = jnp.float32
-    promote_dtype: Callable[..., tuple[Array, Array, Array | None]] = cast_all_but_bias
+    promote_dtype: Any = cast_all_but_bias  # flax's type for it does not fit flax's calls
 
     def __call__(self, x: Array) -> Array:
+        """Map x [..., C] to [..., features] of `dtype`."""
         y = super().__call__(x.reshape(-1, x.shape[-1])).astype(self.dtype)
         return y.reshape(*x.shape[:-1], self.features)
 
@@ -109,14 +115,14 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def strided_conv(y: Array, kernel: Array) -> Array:
-    """The convolution 4×4, stride 2, padding 1 of y [B, 2H, 2W, F] by kernel [4, 4, C, F]."""
+    """Convolve y [B, 2H, 2W, F] by kernel [4, 4, C, F], stride 2, padding 1 -> [B, H, W, C]."""
     kernel = kernel.swapaxes(2, 3)
     return lax.conv_general_dilated(y, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=LAYOUT)
 
 
 @jax.custom_vjp
 def transposed_conv(x: Array, kernel: Array) -> Array:
-    """The transpose of `strided_conv`: x [B, H, W, C], kernel [4, 4, C, F] -> [B, 2H, 2W, F].
+    """Apply the transpose of `strided_conv`: x [B, H, W, C] -> [B, 2H, 2W, F].
 
     Input pixel m adds x[m] kernel[i] to output row 2m - 1 + i, and likewise along columns.
     """
@@ -126,7 +132,7 @@ def transposed_conv(x: Array, kernel: Array) -> Array:
 
 
 def transposed_conv_by_dilation(x: Array, kernel: Array) -> Array:
-    """As what XLA calls the transpose of a convolution: cuDNN has a kernel for it."""
+    """Compute `transposed_conv` as a dilated convolution: cuDNN has a kernel for it."""
     kernel, border = kernel[::-1, ::-1], ((2, 2), (2, 2))
     return lax.conv_general_dilated(
         x, kernel, (1, 1), border, lhs_dilation=(2, 2), dimension_numbers=LAYOUT
@@ -134,8 +140,10 @@ def transposed_conv_by_dilation(x: Array, kernel: Array) -> Array:
 
 
 def transposed_conv_by_product(x: Array, kernel: Array) -> Array:
-    """As one matrix product, with i = 2k + p: the four 2×2 blocks of taps (k, n) added one pixel
-    apart, then pixels (p, q) out of the channels. XLA:CPU takes up to twice as long otherwise.
+    """Compute `transposed_conv` as one matrix product.
+
+    With i = 2k + p, the four 2×2 blocks of taps (k, n) are added one pixel apart, and then pixels
+    (p, q) are taken out of the channels. XLA:CPU takes up to twice as long otherwise.
     """
     c, f = kernel.shape[2:]
     taps = kernel.reshape(2, 2, 2, 2, c, f).transpose(4, 0, 2, 1, 3, 5).reshape(c, 16 * f)
@@ -145,16 +153,19 @@ def transposed_conv_by_product(x: Array, kernel: Array) -> Array:
         for k in (0, 1)
         for n in (0, 1)
     ]
-    return depth_to_space(sum(shifted), 2)[:, 1:-1, 1:-1]
+    return depth_to_space(functools.reduce(jnp.add, shifted), 2)[:, 1:-1, 1:-1]
 
 
 def transposed_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Return the output and the residuals of the gradient."""
     return transposed_conv(x, kernel), (x, kernel)
 
 
 def transposed_conv_backward(residuals: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
-    """Those of `strided_conv` with x and y in each other's place. What JAX derives from the dilated
-    convolution is equal, but XLA:CPU takes 50 times longer for its kernel gradient.
+    """Return the gradients by x and kernel: those of `strided_conv` with x and y exchanged.
+
+    JAX would derive equal ones from the dilated convolution, but XLA:CPU takes 50 times longer for
+    that kernel gradient.
     """
     x, kernel = residuals
     dx, gradient = jax.vjp(functools.partial(strided_conv, y), kernel)
@@ -165,7 +176,7 @@ transposed_conv.defvjp(transposed_conv_forward, transposed_conv_backward)
 
 
 class ConvTranspose(nn.Module):
-    """Transposed convolution, 4×4, stride 2, padding 1: [B, H, W, C] -> [B, 2H, 2W, features].
+    """Transposed convolution, 4×4, stride 2, padding 1.
 
     Equal to `torch.nn.ConvTranspose2d(C, features, 4, 2, 1)`, kernel[i, j] = weight[:, :, i, j].
     """
@@ -178,6 +189,7 @@ class ConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Map x [B, H, W, C] to [B, 2H, 2W, features] of `dtype`."""
         f = self.features
         kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], f))
         y = transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype))

@@ -1,6 +1,5 @@
 """A residual U-Net for diffusion: GroupNorm, time embedding, attention at the lowest resolution."""
 
-from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -9,24 +8,28 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from bloodjax.nets.layers import Conv, Dense, depth_to_space, space_to_depth, upsample
+from bloodjax.options import Positive
+
+GROUPS = 8  # of GroupNorm
 
 
 def time_embedding(t: Array, dims: int) -> Array:
-    """Sinusoids of t [B] at `dims` / 2 geometric frequencies from 1 to 1e-4 -> [B, dims]."""
+    """Return sines and cosines of t [B] at geometric rates from 1 to 1e-4, [B, dims]."""
     rates = jnp.exp(-jnp.log(1e4) * jnp.arange(dims // 2) / (dims // 2 - 1))
     angles = t[:, None] * rates
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class ResBlock(nn.Module):
-    """GroupNorm, SiLU, 3×3 twice around a shift and scale by the time; the last one starts at 0."""
+    """Twice GroupNorm, SiLU and 3×3, with a shift and scale by the time; starts as the identity."""
 
     width: int
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, time: Array) -> Array:
-        norm = partial(nn.GroupNorm, num_groups=8, dtype=self.dtype)
+        """Map x [B, H, W, C], time [B, T] to [B, H, W, width]."""
+        norm = partial(nn.GroupNorm, num_groups=GROUPS, dtype=self.dtype)
         conv = partial(Conv, self.width, (3, 3), dtype=self.dtype)
         dense = partial(Dense, dtype=self.dtype)
         y = conv()(nn.silu(norm()(x)))
@@ -39,13 +42,14 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all pixels, one head per 64 channels, residual, starting at 0."""
+    """Residual self-attention over all pixels, one head per 64 channels; starts as the identity."""
 
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        norm = partial(nn.GroupNorm, num_groups=8, dtype=self.dtype)
+        """Map x [B, H, W, C] to [B, H, W, C]."""
+        norm = partial(nn.GroupNorm, num_groups=GROUPS, dtype=self.dtype)
         dense = partial(Dense, dtype=self.dtype)
         b, h, w, c = x.shape
         heads = max(c // 64, 1)
@@ -58,37 +62,40 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """ε(x, t) for images of any size and channel count.
+    """Output of the shape of x, for images of any size and channel count.
 
-    The image is folded into `patch` × `patch` blocks of channels first: convolutions over 14 × 14
+    `patch` × `patch` blocks of pixels are folded into channels first: convolutions over 14 × 14
     with 64 channels run nearer to the machine's peak than over 28 × 28 with 32.
 
     Attributes:
-        widths: channels per resolution, from the finest, each half the size of the one before;
-            multiples of 8, GroupNorm's groups.
+        widths: channels per resolution, from the finest; each resolution is half the one before.
+            Multiples of 8, the number of GroupNorm's groups.
         blocks: residual blocks per resolution on the way down; one more on the way up.
-        patch: size of the blocks that are folded into channels.
+        patch: side of the blocks of pixels that are folded into channels.
         dtype: of activations; the output is float32.
     """
 
-    widths: Sequence[int] = (64, 128)
+    widths: tuple[int, ...] = (64, 128)
     blocks: int = 1
     patch: int = 2
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:
-        """X float [B, H, W, C], t float [B] -> float [B, H, W, C]."""
-        _, height, width, channels = x.shape
-        multiple = self.patch * 2 ** (len(self.widths) - 1)
-        x = jnp.pad(x, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))
+        """Map x float [B, H, W, C], t float [B] to float32 [B, H, W, C]."""
         conv = partial(Conv, kernel_size=(3, 3), dtype=self.dtype)
         dense = partial(Dense, 4 * self.widths[0], dtype=self.dtype)
         block = partial(ResBlock, dtype=self.dtype)
         attention = partial(Attention, dtype=self.dtype)
+        _, height, width, channels = x.shape
+        multiple = self.patch * 2 ** (len(self.widths) - 1)
+        x = jnp.pad(x, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))
+
+        # Time
         time = dense()(time_embedding(t, 2 * self.widths[0]))
         time = nn.silu(dense()(nn.silu(time)))
 
+        # Down
         y = conv(self.widths[0])(space_to_depth(x, self.patch))
         skips = [y]
         for level, features in enumerate(self.widths):
@@ -100,6 +107,8 @@ class UNet(nn.Module):
             if not lowest:
                 y = conv(self.widths[level + 1], strides=(2, 2))(y)
                 skips.append(y)
+
+        # Up
         y = block(self.widths[-1])(y, time)
         for level, features in reversed(list(enumerate(self.widths))):
             lowest = level == len(self.widths) - 1
@@ -108,6 +117,26 @@ class UNet(nn.Module):
                 y = attention()(y) if lowest else y
             if level:
                 y = conv(self.widths[level - 1])(upsample(y))
-        y = nn.silu(nn.GroupNorm(num_groups=8, dtype=self.dtype)(y))
+
+        # Output
+        y = nn.silu(nn.GroupNorm(num_groups=GROUPS, dtype=self.dtype)(y))
         y = conv(self.patch**2 * channels, kernel_init=nn.initializers.zeros)(y)
         return depth_to_space(y.astype(jnp.float32), self.patch)[:, :height, :width]
+
+
+def make(
+    *,
+    shape: tuple[int, int, int],
+    widths: tuple[Positive, ...],
+    blocks: Positive,
+    patch: Positive,
+    dtype: str = "float32",
+) -> UNet:
+    """Return the U-Net for images of any `shape`; see `UNet` for the hyper-parameters.
+
+    Raises:
+        ValueError: GroupNorm cannot divide a width into groups.
+    """
+    if not widths or any(width % GROUPS for width in widths):
+        raise ValueError(f"method.widths={widths}: expected multiples of {GROUPS}")
+    return UNet(widths, blocks, patch, jnp.dtype(dtype))

@@ -16,6 +16,7 @@ from helpers.tiny import SMALL
 from bloodjax import images as jax_images
 from bloodjax import methods
 from bloodjax.bench import parity
+from bloodjax.diffusion import samplers
 from bloodjax.nets.unet import Attention
 
 PAPER, ODD = (28, 28, 3), (15, 9, 1)
@@ -106,8 +107,8 @@ def loss_of(name, model, params, stats, images, noise):
         kl = (jnp.exp(log_var) + mean**2 - 1 - log_var).sum(1) / 2
         return {"vae": (kl - log_p).mean()}
     if name == "ddpm":
-        x = model.corrupt(images, noise["t"], noise["epsilon"])
-        error = model.noise(params, x, noise["t"].astype(jnp.float32)) - noise["epsilon"]
+        x = model.process.corrupt(images, noise["t"], noise["epsilon"])
+        error = model.predict_noise(params, x, noise["t"].astype(jnp.float32)) - noise["epsilon"]
         return {"ddpm": (error**2).mean()}
 
     def score(x):
@@ -421,11 +422,10 @@ def test_bytes_are_those_of_bloodjax(twins, torch):
 @pytest.mark.parametrize("variance", ["posterior", "beta"])
 def test_schedule_is_that_of_bloodjax(written, twins, steps, eta, variance):
     twin, _ = twins.load(written("ddpm"))
-    expected = method("ddpm").schedule(steps, eta, variance)
-    order = "t", "signal", "scale", "next_signal", "next_scale", "added"
-    assert set(order) == set(expected)
+    levels = method("ddpm").process.levels(steps)
+    rows = *(part[:-1] for part in levels), *samplers.ddim_coefficients(levels, eta, variance)
     table = twin.schedule(steps, eta, variance)
-    np.testing.assert_array_equal(table, np.stack([expected[key] for key in order], axis=1))
+    np.testing.assert_array_equal(table, np.float32(np.stack(rows, axis=1)))
 
 
 @every_method

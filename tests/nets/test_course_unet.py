@@ -11,7 +11,7 @@ from helpers.tiny import cells
 
 from bloodjax import methods
 from bloodjax.bench.benchmark import BenchConfig, run_benchmark
-from bloodjax.nets.course_unet import CourseUNet, sinusoids
+from bloodjax.nets.course_unet import CourseUNet, time_embedding
 from bloodjax.training.step import OptimizerConfig
 
 OPTIONS = {
@@ -21,7 +21,7 @@ OPTIONS = {
     "widths": (3, 5, 6),
     "blocks": 2,
     "patch": 1,
-    "net": "course",
+    "net": "course_unet",
 }
 
 
@@ -130,8 +130,8 @@ def table(t):
 
 def test_every_time_has_its_row_of_the_course_s_table():
     t = np.arange(1, 1001, dtype=np.float32)
-    np.testing.assert_allclose(sinusoids(t), table(t), rtol=0, atol=1e-4)  # angles are float32
-    np.testing.assert_allclose(sinusoids(t[:20]), table(t[:20]), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(time_embedding(t), table(t), rtol=0, atol=1e-4)  # angles are float32
+    np.testing.assert_allclose(time_embedding(t[:20]), table(t[:20]), rtol=0, atol=2e-6)
 
 
 # Not of one channel: its first norm takes away all that the time has added.
@@ -227,14 +227,15 @@ def test_it_takes_four_times_an_odd_side(side):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"net": "unet"}, "method.net='unet': expected residual or course"),
+        ({"net": "residual"}, "method.net='residual': expected course_unet or unet"),
+        ({"net": "layers"}, "method.net='layers': expected course_unet or unet"),
         ({"patch": 2}, "method.patch=2: expected 1"),
-        ({"blocks": 0}, "method.blocks=0: expected at least 1"),
+        ({"blocks": 0}, "method.blocks=0: expected an integer, at least 1"),
         ({"widths": ()}, r"method.widths=\(\)"),
         ({"widths": (3, 0, 6)}, r"method.widths=\(3, 0, 6\)"),
         *(({"shape": s}, "images of .*sides of 4 × 3, 5") for s in [(8, 28, 3), (28, 32, 3)]),
-        *(({"shape": s}, "images of .*net=residual takes any") for s in [(14, 28, 3), (4, 4, 3)]),
-        ({"net": "residual"}, r"method.widths=\(3, 5, 6\): expected multiples of 8"),
+        *(({"shape": s}, "images of .*net='unet' takes any") for s in [(14, 28, 3), (4, 4, 3)]),
+        ({"net": "unet"}, r"method.widths=\(3, 5, 6\): expected multiples of 8"),
     ],
 )
 def test_what_it_cannot_do_is_refused_at_once(changes, words):
@@ -243,7 +244,7 @@ def test_what_it_cannot_do_is_refused_at_once(changes, words):
 
 
 def test_the_benchmark_refuses_it_before_any_work(tmp_path):
-    with pytest.raises(ValueError, match="method.net='course': the PyTorch twin has 'residual'"):
+    with pytest.raises(ValueError, match="net='course_unet': the PyTorch twin has 'unet'"):
         run_benchmark(
             tmp_path / "new",
             cells(),

@@ -124,7 +124,7 @@ def test_settings_that_cannot_work_are_refused(name, value):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"steps": 1001}, "sampler?.steps=1001"),
+        ({"steps": 1001}, "sampler.steps=1001"),
         ({"variance": "large"}, "'large'"),
         ({"step": 3}, r"sampler\.step: no such option; did you mean sampler\.steps"),
     ],

@@ -1,0 +1,75 @@
+"""Samplers of a diffusion: from x_T to x_0 through a list of noise levels.
+
+Each takes `denoise(x, level)`, which estimates image and noise from one x_t [H, W, C], and returns
+x_0 with the estimate of the image at every step, [steps, H, W, C]. Coefficients are computed on the
+host in float64; a step is a body of `lax.scan`. A further sampler is a further function.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax, random
+
+from bloodjax.diffusion.process import Estimate, Levels
+
+Denoise = Callable[[Array, Levels], Estimate]
+
+
+def ddim(
+    denoise: Denoise,
+    x: Array,
+    levels: Levels,
+    key: Array,
+    *,
+    eta: float = 0.0,
+    variance: Literal["posterior", "beta"] = "posterior",
+) -> tuple[Array, Array]:
+    """Sample by eq. 12 of Song et al. (2021), from the time t to the next time s at every step.
+
+    η = 1 over all T steps is ancestral sampling, algorithm 2 of Ho et al. (2020).
+
+    Args:
+        denoise: see the module.
+        x: x_T, [H, W, C].
+        levels: from T to 0.
+        key: the noise of the step from t is a function of (key, t).
+        eta: from 0, deterministic, to 1.
+        variance: of the added noise, see `ddim_coefficients`.
+    """
+    noisy = eta > 0 or variance == "beta"  # otherwise the noise would be multiplied by 0
+
+    def step(x: Array, row: tuple[Levels, Array, Array, Array]) -> tuple[Array, Array]:
+        level, alpha, scale, added = row
+        estimate = denoise(x, level)
+        y = alpha * estimate.image + scale * estimate.noise
+        if noisy:
+            y += added * random.normal(random.fold_in(key, level.t.astype(jnp.int32)), x.shape)
+        return y, estimate.image
+
+    rows = (select(levels, np.s_[:-1]), *ddim_coefficients(levels, eta, variance))
+    return lax.scan(step, x, jax.tree.map(jnp.float32, rows))
+
+
+def ddim_coefficients(
+    levels: Levels, eta: float, variance: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the factors of image, estimated noise and fresh noise in x_s, float64 [steps] each.
+
+    σ = η (σ_s / σ_t) √(σ_t² - (α_t / α_s)² σ_s²), eq. 16 of Song et al. At η = 1 over all T steps
+    σ² is the posterior variance β̃_t of Ho et al. The variance "beta" keeps the mean, but the fresh
+    noise has the variance of q(x_t | x_s), which is β_t over all steps (section 3.2). The last step
+    adds none.
+    """
+    t, s = select(levels, np.s_[:-1]), select(levels, np.s_[1:])
+    forward = np.sqrt(t.sigma**2 - (t.alpha / s.alpha) ** 2 * s.sigma**2)
+    sigma = eta * s.sigma / t.sigma * forward
+    added = np.where(s.sigma == 0, 0.0, sigma if variance == "posterior" else forward)
+    return s.alpha, np.sqrt(np.maximum(s.sigma**2 - sigma**2, 0.0)), added
+
+
+def select(levels: Levels, rows: slice) -> Levels:
+    """Return some of the levels."""
+    return Levels(*(values[rows] for values in levels))
