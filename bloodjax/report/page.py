@@ -13,7 +13,7 @@ from bloodjax.features import MISTAKES
 from bloodjax.report.texts import DATA, NOT_SCORED, RAW_RANGE, SECTIONS, SPACES, SYNTHETIC
 from bloodjax.runtime.files import atomic_write, flatten, write_text
 from bloodjax.runtime.progress import console
-from bloodjax.scoring.scores import ClassScore, Score, Scores, Summary, score_key
+from bloodjax.scoring.scores import ClassScore, Scores, Summary, score_key
 from bloodjax.scoring.tables import explain_spreads, format_mean_std, format_value, title
 
 Table = list[tuple[str, ...]]  # rows of plain text, header first
@@ -73,7 +73,7 @@ def run_page(
     """
     body = []
     if scores:
-        body += [headline(s, first_score(scores, s)) for s in scores["summary"]]
+        body += [headline(summary, scores) for summary in scores["summary"]]
         body.append(class_shares(scores))
     else:
         body.append(paragraph(NOT_SCORED))
@@ -117,13 +117,9 @@ def study_page(
 # ---- sections of a run's page ----
 
 
-def first_score(scores: Scores, summary: Summary) -> Score:
-    """Return the first seed's score in the feature space of `summary`."""
-    return next(s for s in scores["scores"] if score_key(s) == score_key(summary))
-
-
-def headline(summary: Summary, first: Score) -> str:
+def headline(summary: Summary, scores: Scores) -> str:
     """Return one distance in large type, and how to read it."""
+    first = next(s for s in scores["scores"] if score_key(s) == score_key(summary))
     name = title(*score_key(summary))
     space = SPACES.get(summary["features"], summary["features"])
     text = (

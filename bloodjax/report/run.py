@@ -17,7 +17,7 @@ from bloodjax.report.texts import (
 )
 from bloodjax.runtime.files import read_json
 from bloodjax.sampling.samples import read_samples
-from bloodjax.scoring.scores import RealScore, Score, Scores, read_scores, score_key
+from bloodjax.scoring.scores import PairScore, Score, Scores, read_scores, score_key
 from bloodjax.scoring.tables import (
     format_mean_std,
     format_metrics,
@@ -103,7 +103,7 @@ def score_rows(scores: Scores) -> Table:
     return table
 
 
-def source_cells(score: Score, counts: Score | RealScore) -> list[str]:
+def source_cells(score: Score, counts: Score | PairScore) -> list[str]:
     """Return the cells of `SOURCE`."""
     numbers = (counts["n_real"], counts["n_fake"], score["floor_n"], score["step"])
     data = f"{DATA.get(score['dataset'], score['dataset'])} {score['dataset_digest'][:12]}"

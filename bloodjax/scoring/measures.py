@@ -7,7 +7,7 @@ import numpy as np
 from bloodjax.scoring import metrics
 from bloodjax.scoring.comparison import Pair, RealSet
 from bloodjax.scoring.distances import frechet, frechet_from_features
-from bloodjax.scoring.scores import ClassScore, Closest
+from bloodjax.scoring.scores import ClassScore, Closest, mean_std
 
 CLOSEST = 12  # pairs of a sample and a training image that the report shows
 
@@ -36,11 +36,7 @@ def score_samples(real: RealSet, fake: np.ndarray, rows: np.ndarray) -> dict[str
 
     # The same samples against each draw of real images.
     values = [pair.frechet, *(frechet(draw, pair.moments) for draw in real.draws[1:])]
-    result["draws"] = {
-        "n": len(values),
-        "mean": float(np.mean(values)),
-        "std": float(np.std(values)),
-    }
+    result["draws"] = {"n": len(values), **mean_std(values)}
     return result | {"closest": find_closest(pair, rows)}
 
 

@@ -9,31 +9,31 @@ from bloodjax.scoring.comparison import SEED, Pair
 from bloodjax.scoring.distances import infinity
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """A number that describes images beside real images.
 
     Attributes:
         key: its name in scores.json.
-        compute: returns the value; None if there are too few images.
         heading: the column in the report; "" leaves the metric out.
+        compute: returns the value; None if there are too few images.
         terminal: the column on a terminal of 80 characters; "" leaves the metric out.
         better: the direction of improvement; "" if neither is better.
-        note: a sentence for the report.
         scale: the factor that tables multiply by.
         digits: the format of the scaled value; "" formats it as a Fréchet distance.
+        note: a sentence for the report.
         averaged: whether summaries hold mean and standard deviation over seeds.
         between_reals: whether it is also computed between two sets of real images.
     """
 
     key: str
+    heading: str
     compute: Callable[[Pair], float | None]
-    heading: str = ""
     terminal: str = ""
     better: Literal["lower", "higher", ""] = ""
-    note: str = ""
     scale: float = 1
     digits: str = ".3f"
+    note: str = ""
     averaged: bool = True
     between_reals: bool = True
 
@@ -50,56 +50,39 @@ def extrapolate(pair: Pair) -> float | None:
     return infinity(pair.real.draws[0], pair.features, pair.frechet, seed=SEED)
 
 
+def among_neighbours(name: str) -> Callable[[Pair], float | None]:
+    """Return the function from a pair to a field of its `neighbours`."""
+    return lambda pair: getattr(pair.neighbours, name, None)
+
+
 METRICS = (
     Metric(
-        key="infinity",
-        compute=extrapolate,
-        heading="n → ∞",
+        "infinity",
+        "n → ∞",
+        extrapolate,
         better="lower",
-        note="n → ∞ is the Fréchet distance extrapolated to infinitely many samples.",
         digits="",
+        note="n → ∞ is the Fréchet distance extrapolated to infinitely many samples.",
         between_reals=False,
     ),
     Metric(
-        key="kid",
-        compute=lambda pair: pair.kid[0],
-        heading="KID ×10³",
+        "kid",
+        "KID ×10³",
+        lambda pair: pair.kid[0],
         terminal="KID ×10³",
         better="lower",
         scale=1000,
         digits=".3g",
     ),
-    Metric(key="kid_std", compute=lambda pair: pair.kid[1], averaged=False),
+    Metric("kid_std", "", lambda pair: pair.kid[1], averaged=False),
+    Metric("precision", "precision", among_neighbours("precision"), "prec.", "higher"),
+    Metric("recall", "recall", among_neighbours("recall"), "recall", "higher"),
+    Metric("density", "density", among_neighbours("density"), better="higher"),
+    Metric("coverage", "coverage", among_neighbours("coverage"), better="higher"),
     Metric(
-        key="precision",
-        compute=lambda pair: pair.neighbours and pair.neighbours.precision,
-        heading="precision",
-        terminal="prec.",
-        better="higher",
-    ),
-    Metric(
-        key="recall",
-        compute=lambda pair: pair.neighbours and pair.neighbours.recall,
-        heading="recall",
-        terminal="recall",
-        better="higher",
-    ),
-    Metric(
-        key="density",
-        compute=lambda pair: pair.neighbours and pair.neighbours.density,
-        heading="density",
-        better="higher",
-    ),
-    Metric(
-        key="coverage",
-        compute=lambda pair: pair.neighbours and pair.neighbours.coverage,
-        heading="coverage",
-        better="higher",
-    ),
-    Metric(
-        key="memorised",
-        compute=lambda pair: pair.nearest and pair.nearest.memorised,
-        heading="memorised",
+        "memorised",
+        "memorised",
+        lambda pair: pair.nearest and pair.nearest.memorised,
         note="Memorised is the share of samples that are nearer to a training image than every "
         "other training image is.",
     ),

@@ -101,27 +101,27 @@ def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores
     # Embed everything. Twice `count` real images, so that the floor compares sets of `count`.
     fakes = samples.images[:, : config.count]
     rows = shuffled_rows(dataset)[: 2 * config.count]
-    used = {identity(e): e for e in (*extractors, classifier) if e}
-    embedded: dict[tuple[str, str], Embedded] = {}
+    used = dict.fromkeys(filter(None, (*extractors, classifier)))
+    embedded: dict[Extractor, Embedded] = {}
     with progress("embed", len(used) * (len(rows) + fakes.shape[0] * fakes.shape[1])) as advance:
-        for key, extractor in used.items():
+        for extractor in used:
             train = embed_dataset(extractor, dataset, len(rows), advance)
             generated = extractor.generated or extractor
-            embedded[key] = Embedded(train, [embed(generated, x, advance) for x in fakes])
+            embedded[extractor] = Embedded(train, [embed(generated, x, advance) for x in fakes])
     if not processes.is_main():
         return {"scores": [], "summary": []}
 
     # Label the real images and each seed's samples.
     labels = None
     if classifier and classifier.classify:
-        train, sets = embedded[identity(classifier)]
+        train, sets = embedded[classifier]
         labels = [classifier.classify(x).argmax(axis=1) for x in (train[: config.count], *sets)]
 
     # Score each seed in each feature space.
     scores: list[Score] = []
     with progress("score", len(extractors) * len(fakes)) as advance:
         for extractor in extractors:
-            train, sets = embedded[identity(extractor)]
+            train, sets = embedded[extractor]
             real = RealSet.draw(train, config.count, config.draws)
             common = {"step": samples.step, **describe(extractor, dataset), **score_reals(real)}
             for s, fake in enumerate(sets):
@@ -141,16 +141,12 @@ def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores
 
 def check_counts(samples: Samples, dataset: Dataset) -> None:
     """Refuse fewer than 2 samples and fewer than 4 real images, two for each side of the floor."""
-    count = samples.images.shape[1]
-    if count < 2:
-        raise ValueError(
-            f"samples.npz holds {count} image for each seed: expected at least 2 to score; "
-            "sample more, e.g. --config.sample.count=1000"
-        )
-    if len(dataset.images) < 4:
-        raise ValueError(
-            f"{dataset.name} holds {len(dataset.images)} images: expected at least 4 to score"
-        )
+    samples_count, count = samples.images.shape[1], len(dataset.images)
+    if samples_count < 2:
+        text = f"samples.npz holds {samples_count} image for each seed: expected at least 2"
+        raise ValueError(f"{text}; sample more, e.g. --config.sample.count=1000")
+    if count < 4:
+        raise ValueError(f"{dataset.name} holds {count} images: expected at least 4 to score")
 
 
 def find_classifier(extractors: Sequence[Extractor], dataset: Dataset) -> Extractor | None:
@@ -158,11 +154,6 @@ def find_classifier(extractors: Sequence[Extractor], dataset: Dataset) -> Extrac
     by_name = {extractor.name: extractor for extractor in extractors}
     classifier = by_name.get(CLASSIFIER) or spaces.make(CLASSIFIER)
     return classifier if classifier.classes == dataset.classes else None
-
-
-def identity(extractor: Extractor) -> tuple[str, str]:
-    """Return the name and the protocol, which tell the results of feature spaces apart."""
-    return extractor.name, extractor.protocol
 
 
 def describe(extractor: Extractor, dataset: Dataset) -> dict[str, str]:

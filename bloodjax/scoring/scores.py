@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -17,10 +17,10 @@ Key = tuple[str, str]  # name and protocol: scores compare only if both agree
 
 
 class Draws(TypedDict):
-    """The Fréchet distance of one model to several draws of real images."""
+    """The spread of the Fréchet distance over draws of real images; summaries have no mean."""
 
     n: int
-    mean: float
+    mean: NotRequired[float]
     std: float
 
 
@@ -41,16 +41,16 @@ class ClassScore(TypedDict):
     distance: float | None
 
 
-class RealScore(TypedDict):
-    """Real images beside other real images; one more key for each metric."""
+class PairScore(TypedDict):
+    """A set of images beside real images: Fréchet distance, counts, a further key per metric."""
 
     value: float
     n_real: int
     n_fake: int
 
 
-class Score(TypedDict):
-    """One seed's samples in one feature space; one more key for each metric."""
+class Score(PairScore):
+    """One seed's samples in one feature space."""
 
     seed: int
     samples_sha256: str
@@ -63,24 +63,14 @@ class Score(TypedDict):
     dataset_digest: str
     floor: float
     floor_n: int
-    real: RealScore
-    value: float
-    n_real: int
-    n_fake: int
+    real: PairScore
     draws: Draws
     closest: list[Closest]
     classes: dict[str, ClassScore] | None
 
 
-class SummaryDraws(TypedDict):
-    """The standard deviation over draws of real images, averaged over seeds."""
-
-    n: int
-    std: float
-
-
 class Summary(TypedDict):
-    """All seeds in one feature space; one more key for each metric: {"mean", "std"}."""
+    """All seeds in one feature space; a further key per metric: {"mean", "std"}."""
 
     features: str
     name: str
@@ -88,7 +78,7 @@ class Summary(TypedDict):
     seeds: int
     mean: float
     std: float
-    draws: SummaryDraws
+    draws: Draws
     floor: float
 
 
@@ -109,28 +99,20 @@ def summarize(scores: Sequence[Score]) -> list[Summary]:
     groups: dict[Key, list[Score]] = {}
     for score in scores:
         groups.setdefault(score_key(score), []).append(score)
-    return [summarize_space(group) for group in groups.values()]
-
-
-def summarize_space(scores: Sequence[Score]) -> Summary:
-    """Return the summary of all seeds in one feature space."""
-    first, values = scores[0], [score["value"] for score in scores]
-    averaged = [metric.key for metric in metrics.METRICS if metric.averaged]
-    summary = {
-        "features": first["features"],
-        "name": first["name"],
-        "protocol": first["protocol"],
-        "seeds": len(scores),
-        "mean": float(np.mean(values)),
-        "std": float(np.std(values)),
-        "draws": {
-            "n": first["draws"]["n"],
-            "std": float(np.mean([score["draws"]["std"] for score in scores])),
-        },
-        "floor": first["floor"],
-        **{key: mean_std([score.get(key) for score in scores]) for key in averaged},
-    }
-    return cast(Summary, summary)  # a TypedDict cannot name the metrics
+    summaries = []
+    for group in groups.values():
+        first, averaged = group[0], [m.key for m in metrics.METRICS if m.averaged]
+        spread = float(np.mean([score["draws"]["std"] for score in group]))
+        summary = {
+            **{key: first[key] for key in ("features", "name", "protocol")},
+            "seeds": len(group),
+            **mean_std([score["value"] for score in group]),
+            "draws": {"n": first["draws"]["n"], "std": spread},
+            "floor": first["floor"],
+            **{key: mean_std([score.get(key) for score in group]) for key in averaged},
+        }
+        summaries.append(cast(Summary, summary))  # a TypedDict cannot name the metrics
+    return summaries
 
 
 def mean_std(values: Sequence[object]) -> dict[str, float | None]:

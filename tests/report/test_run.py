@@ -103,7 +103,7 @@ def test_the_page_says_what_was_found(reported):
 @pytest.mark.parametrize("mistake", ["", "-raw-range", "-raw-reals"])
 def test_a_mistake_is_called_one(space, mistake):
     summary = {**SCORES["summary"][0], "features": space + mistake}
-    text = headline(summary, SCORES["scores"][0])
+    text = headline(summary, SCORES)
     assert ("a range that it does not expect" in text) == bool(mistake)
 
 

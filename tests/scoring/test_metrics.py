@@ -15,9 +15,9 @@ from bloodjax.scoring.metrics import METRICS, Metric
 from bloodjax.scoring.score import ScoreConfig
 
 TOY = Metric(
-    key="gap",
-    compute=lambda pair: float(np.abs(pair.real.features.mean() - pair.features.mean())),
-    heading="gap ×10²",
+    "gap",
+    "gap ×10²",
+    lambda pair: float(np.abs(pair.real.features.mean() - pair.features.mean())),
     terminal="gap",
     better="lower",
     note="The gap is a toy.",
@@ -91,7 +91,7 @@ def test_every_column_stands_under_its_heading(tmp_path):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, None])
 def test_what_is_not_finite_is_null(workdir, monkeypatch, value):
-    broken = Metric(key="broken", compute=lambda pair: value, heading="broken", terminal="broken")
+    broken = Metric("broken", "broken", lambda pair: value, terminal="broken")
     monkeypatch.setattr(metrics, "METRICS", (*METRICS, broken))
     result = score.write_scores(workdir, a_dataset(), ScoreConfig(count=30))
     assert [s["broken"] for s in result["scores"]] == [None, None]
