@@ -44,7 +44,8 @@ def mosaic(heading: str, blocks: list[tuple[str, np.ndarray]], columns: int, acr
     tall = max(image.shape[0] for _, image in images) + LINE + PAD
     across = min(across, len(images))
     height = math.ceil(len(images) / across) * tall + LINE + PAD
-    width = max(across * wide + PAD, 16 * len(heading))
+    texts = (18 * len(heading), *(14 * len(caption) for caption, _ in blocks))  # pixels, about
+    width = max(across * wide, *texts) + PAD
     figure = Figure((width / DPI, height / DPI), dpi=DPI)
     figure.text(PAD / width, 1 - PAD / height, heading, va="top", **TITLE)
     for i, (caption, image) in enumerate(images):

@@ -125,8 +125,8 @@ def headline(summary: Summary, scores: Scores) -> str:
     text = (
         f"The Fréchet distance between {first['n_fake']:,} generated and {first['n_real']:,} real "
         f"images in the features of {space}; {explain_spreads(summary)}. Lower is better. The "
-        f"floor is the distance between two sets of {first['floor_n']:,} real images: perfect "
-        "samples end near it. With fewer images, every such distance is larger."
+        f"floor is the distance between two sets of {first['floor_n']:,} real images: samples as "
+        "good as the data score about as much. With fewer images, every such distance is larger."
     )
     if summary["name"] != "fid":
         text += f" This is not FID, which uses other features: compare {name} only with {name}."
@@ -222,9 +222,12 @@ def picture(heading: str, caption: str, png: bytes) -> str:
 
 
 def html_table(table: Table, style: Literal["scores", "settings"]) -> str:
-    """Return rows of plain text as HTML."""
-    rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in table)
-    lines = "".join(f"<tr>{row}</tr>" for row in rows)
+    """Return rows of plain text as HTML; the first row of "scores" is a header."""
+    lines = ""
+    for i, row in enumerate(table):
+        tag = "th" if style == "scores" and i == 0 else "td"
+        cells = "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+        lines += f"<tr>{cells}</tr>"
     return f'<div class="{style}"><table>{lines}</table></div>'
 
 

@@ -44,7 +44,7 @@ PUBLISHED_TABLE = [
 ]
 NO_FID = (
     "There is no FID: Inception's published weights were not available when these runs were "
-    "scored. `--mode=score` adds it once they are."
+    "scored. Once they are, --mode=score adds it."
 )
 NOT_SCORED = "Not scored yet: run with --mode=score."
 
@@ -57,7 +57,7 @@ def describe_metrics() -> str:
     }
     return " ".join(
         [
-            "The value is a Fréchet distance, the floor its value between two sets of real images.",
+            "The value is a Fréchet distance; the floor is that of two sets of real images.",
             "± is the population σ over seeds, σ of draws the σ over draws of the real images.",
             f"Lower is better: value, {better['lower']}.",
             f"Higher is better: {better['higher']}.",
