@@ -170,9 +170,9 @@ def class_row(name: str, spaces: Mapping[str, list[dict[str, ClassScore]]], top:
     bars = bar.format("real", real / top) + bar.format("fake", fake / top)
     cells = f"<td>{escape(name)}{bars}</td><td>{real:.1%}</td><td>{fake:.1%}</td>"
     for group in spaces.values():
-        known = [x for classes in group if (x := classes[name]["distance"]) is not None]
-        complete = len(known) == len(group)
-        cells += f"<td>{format_value(float(np.mean(known))) if complete else '-'}</td>"
+        distances = [x for classes in group if (x := classes[name]["distance"]) is not None]
+        complete = len(distances) == len(group)
+        cells += f"<td>{format_value(float(np.mean(distances))) if complete else '-'}</td>"
     return f"<tr>{cells}</tr>"
 
 

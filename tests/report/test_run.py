@@ -131,12 +131,12 @@ def test_the_table(reported):
     lines = (reported / "report" / "table.md").read_text("utf-8").splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert lines[0] == "# DDPM on BloodMNIST"
-    others = "0.12 | 0.2500 | 11.50 | 45.6 | 0.750 | 0.500 | 0.625 | 0.375 | 0.062"
+    numbers = "0.12 | 0.2500 | 11.50 | 45.6 | 0.750 | 0.500 | 0.625 | 0.375 | 0.062"
     assert rows[2] == (
-        f"| 3 | FD-BloodNet | 12.50 | {others} | 10,000 | 9,000 | 8,546 | 2,680 | "
+        f"| 3 | FD-BloodNet | 12.50 | {numbers} | 10,000 | 9,000 | 8,546 | 2,680 | "
         r"BloodMNIST cdcdcdcdcdcd | as is \| or not | efefefefefef |"
     )
-    assert rows[4].startswith(f"| mean of 2 | FD-BloodNet | 13.00 ± 0.50 | {others} |")
+    assert rows[4].startswith(f"| mean of 2 | FD-BloodNet | 13.00 ± 0.50 | {numbers} |")
     alike = (
         "| 0.2500 |  |  |  | 0.1 | 0.900 | 0.910 | 0.970 | 0.980 | 0.438 | 8,546 | 8,546 | 8,546"
     )
@@ -153,12 +153,12 @@ def test_the_studys_table_stands_beside_its_own_data_alone(tmp_path):
 
 
 def test_samples_stand_above_their_nearest_training_images(workdir, monkeypatch):
-    seen = {}
+    calls = {}
     monkeypatch.setattr(
-        figures, "mosaic", lambda about, blocks, *sizes: seen.update({sizes: blocks}) or b"png"
+        figures, "mosaic", lambda heading, blocks, *sizes: calls.update({sizes: blocks}) or b"png"
     )
     report.write_report(workdir, a_dataset())
-    (caption, pairs), (second, _) = seen[(2, 1)]
+    (caption, pairs), (second, _) = calls[(2, 1)]
     assert "seed 3: ratios 2.50 to 7.50" in caption and "seed 4" in second
     with np.load(workdir / "samples.npz") as file:
         expected = [*file["images"][0, [2, 7]], *a_dataset().images[[57, 52]]]
@@ -189,11 +189,13 @@ def words_in(figure):
 
 
 def test_real_and_every_seed_are_shown(workdir, monkeypatch):
-    seen = []
+    calls = []
     png = figures.png
-    monkeypatch.setattr(figures, "png", lambda figure: seen.append(words_in(figure)) or png(figure))
+    monkeypatch.setattr(
+        figures, "png", lambda figure: calls.append(words_in(figure)) or png(figure)
+    )
     report.write_report(workdir, a_dataset())
-    samples, denoising, _, curves, classes = seen
+    samples, denoising, _, curves, classes = calls
     for words in ("real", "generated, seed 3, step 2,680", "generated, seed 4"):
         assert words in samples
     assert "seed 3" in denoising
@@ -295,8 +297,8 @@ def test_a_second_run_writes_the_same_bytes(workdir, reported):
 
 def test_metrics_of_a_resumed_and_interrupted_run(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    again = a_line(0, 2).replace('"loss": 0.5', '"loss": 7.0')
-    path.write_text("\n".join([a_line(0, 1), a_line(0, 2), a_line(0, 3), again, a_line(0, 4)[:20]]))
+    rerun = a_line(0, 2).replace('"loss": 0.5', '"loss": 7.0')
+    path.write_text("\n".join([a_line(0, 1), a_line(0, 2), a_line(0, 3), rerun, a_line(0, 4)[:20]]))
     curves = log.read(path)
     assert sorted(curves) == ["kl", "loss"]
     np.testing.assert_allclose(curves["loss"][0], [[1, 1], [2, 7], [3, 1 / 3]])

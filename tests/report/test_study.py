@@ -22,8 +22,8 @@ COLUMNS = ("sampler.steps", "sampler.clip")
 
 
 def config(name, method, **sample):
-    own = copy.deepcopy(CONFIG["config"]) | {"name": name, "method": {"name": method}}
-    return own | {"sample": sample, "score": {"features": ["bloodnet", "inception"]}}
+    options = copy.deepcopy(CONFIG["config"]) | {"name": name, "method": {"name": method}}
+    return options | {"sample": sample, "score": {"features": ["bloodnet", "inception"]}}
 
 
 def two_runs(folder, factor=2.0):
@@ -53,51 +53,53 @@ def table(folder, heading):
 
 def test_the_first_table_has_every_run_beside_the_study(tmp_path):
     study.write_study_report("A study", COLUMNS, two_runs(tmp_path), a_dataset(), tmp_path)
-    found = table(tmp_path, "Table 1")
-    assert found["run"][:5] == ["steps", "clip", "seeds", "n fake", "n real"]
-    assert found["run"][5:] == ["FD-BloodNet", "σ of draws", "the study's FID"]
+    result = table(tmp_path, "Table 1")
+    assert result["run"][:5] == ["steps", "clip", "seeds", "n fake", "n real"]
+    assert result["run"][5:] == ["FD-BloodNet", "σ of draws", "the study's FID"]
     values = ["13.00 ± 0.50", "0.12", "201.73 ± 0.23"]
-    assert found["vae"] == ["", "", "2", "9,000", "10,000", *values]
+    assert result["vae"] == ["", "", "2", "9,000", "10,000", *values]
     values = ["26.00 ± 1.00", "0.12", "423.70 ± 0.64"]
-    assert found["ddpm"] == ["50", "on", "2", "500", "10,000", *values]
+    assert result["ddpm"] == ["50", "on", "2", "500", "10,000", *values]
     later = ["not made yet", "", "not made yet", "", "423.70 ± 0.64"]
-    assert found["later"] == ["1000", "off", "2", *later]
-    assert found["real images"][5] == "0.2500 (n = 8,546)"
+    assert result["later"] == ["1000", "off", "2", *later]
+    assert result["real images"][5] == "0.2500 (n = 8,546)"
 
 
 def test_a_method_that_the_study_did_not_publish_has_no_number_of_it(tmp_path):
     runs = {tmp_path / name: config(name, name) for name in ("vae", "flow")}
-    for run in runs:
-        run.mkdir()
-        put(run)
+    for folder in runs:
+        folder.mkdir()
+        put(folder)
     study.write_study_report("A study", (), runs, a_dataset(), tmp_path)
-    found = table(tmp_path, "Table 1")
+    result = table(tmp_path, "Table 1")
     cells = ["2", "9,000", "10,000", "13.00 ± 0.50", "0.12"]
-    assert found["vae"] == [*cells, "201.73 ± 0.23"] and found["flow"] == cells
+    assert result["vae"] == [*cells, "201.73 ± 0.23"] and result["flow"] == cells
 
 
 def test_the_other_tables_have_all_measures_and_classes(tmp_path):
     study.write_study_report("A study", COLUMNS, two_runs(tmp_path), a_dataset(), tmp_path)
-    found = table(tmp_path, "FD-BloodNet, all measures")
-    assert list(found) == ["run", "vae", "ddpm", "other real images"]
-    assert found["vae"] == "11.50 45.6 0.750 0.500 0.625 0.375 0.062".split()
-    assert found["other real images"][0].strip() == ""
-    assert found["other real images"][1:3] == ["0.1", "0.900"]
-    found = table(tmp_path, "Classes")
-    first, *_, last = [name for name in found if name != "class"]
-    assert found["class"] == ["real", "vae", "ddpm"]
-    assert found[first] == ["25.0%", "50.0%", "50.0%"] and found[last][1] == "0.0%"
+    result = table(tmp_path, "FD-BloodNet, all measures")
+    assert list(result) == ["run", "vae", "ddpm", "other real images"]
+    assert result["vae"] == "11.50 45.6 0.750 0.500 0.625 0.375 0.062".split()
+    assert result["other real images"][0].strip() == ""
+    assert result["other real images"][1:3] == ["0.1", "0.900"]
+    result = table(tmp_path, "Classes")
+    first, *_, last = [name for name in result if name != "class"]
+    assert result["class"] == ["real", "vae", "ddpm"]
+    assert result[first] == ["25.0%", "50.0%", "50.0%"] and result[last][1] == "0.0%"
 
 
 def test_what_is_missing_is_said(tmp_path):
     runs = two_runs(tmp_path)
     study.write_study_report("A study", COLUMNS, runs, a_dataset(), tmp_path)
-    said = "There is no FID"
-    assert said in (tmp_path / "report" / "table.md").read_text()
-    assert said in (tmp_path / "report" / "index.html").read_text()
-    asked = {where: own | {"score": {"features": ["bloodnet"]}} for where, own in runs.items()}
+    sentence = "There is no FID"
+    assert sentence in (tmp_path / "report" / "table.md").read_text()
+    assert sentence in (tmp_path / "report" / "index.html").read_text()
+    asked = {
+        where: options | {"score": {"features": ["bloodnet"]}} for where, options in runs.items()
+    }
     study.write_study_report("A study", COLUMNS, asked, a_dataset(), tmp_path)
-    assert said not in (tmp_path / "report" / "table.md").read_text()
+    assert sentence not in (tmp_path / "report" / "table.md").read_text()
 
 
 def test_scores_of_other_samples_do_not_count(tmp_path):
@@ -135,9 +137,9 @@ def holds(figure, image):
     row = large[0].tobytes()
     for y in range(figure.shape[0] - len(large)):
         line = figure[y].tobytes()
-        at = line.find(row)
-        if at >= 0 and at % 3 == 0:
-            x = at // 3
+        position = line.find(row)
+        if position >= 0 and position % 3 == 0:
+            x = position // 3
             return (figure[y : y + len(large), x : x + len(large)] == large).all()
     return False
 
@@ -147,11 +149,11 @@ def test_the_study_is_the_three_configurations_with_five_seeds():
         whole = paper.get_config(variant)
         runs = whole.to_dict()["runs"]
         assert set(runs) == set(whole.order) and whole.order[:3] == ("vae", "gan", "ddpm")
-        for own in runs.values():
-            assert own["seeds"] == (0, 1, 2, 3, 4)
-            assert own["train"]["epochs"] == 20 and own["train"]["batch_size"] == 128
-            assert own["data"]["source"] == "bloodmnist"
-            assert own.keys() == base("x").to_dict().keys()
+        for options in runs.values():
+            assert options["seeds"] == (0, 1, 2, 3, 4)
+            assert options["train"]["epochs"] == 20 and options["train"]["batch_size"] == 128
+            assert options["data"]["source"] == "bloodmnist"
+            assert options.keys() == base("x").to_dict().keys()
     assert paper.get_config().runs.ddpm.sampler.steps == 1000
     assert paper.get_config().runs.vae.sample.count == 10_000
 
@@ -161,23 +163,25 @@ def test_a_value_of_the_study_is_that_of_all_its_runs():
     whole.seeds = (3,)
     whole.data.path = "somewhere.npz"
     whole.precision = "bfloat16"
-    for own in whole.to_dict()["runs"].values():
-        assert own["seeds"] == (3,) and own["data"]["path"] == "somewhere.npz"
-        assert own["precision"] == "bfloat16"
+    for options in whole.to_dict()["runs"].values():
+        assert options["seeds"] == (3,) and options["data"]["path"] == "somewhere.npz"
+        assert options["precision"] == "bfloat16"
 
 
 def test_the_ablation_trains_twice_and_crosses_all_settings():
     whole = ablation.get_config().to_dict()
-    trained = [own for own in whole["runs"].values() if not own["sample"]["model"]]
-    assert sorted(own["method"]["timesteps"] for own in trained) == [200, 1000]
+    trained = [options for options in whole["runs"].values() if not options["sample"]["model"]]
+    assert sorted(options["method"]["timesteps"] for options in trained) == [200, 1000]
     keys = [key.split(".") for key in whole["columns"]]
-    settings = {tuple(own[group][key] for group, key in keys) for own in whole["runs"].values()}
+    settings = {
+        tuple(options[group][key] for group, key in keys) for options in whole["runs"].values()
+    }
     assert len(settings) == len(whole["runs"]) == 16
-    for own in whole["runs"].values():
-        assert own["sample"]["steps"] == own["method"]["timesteps"]
-        if model := own["sample"]["model"]:
-            assert whole["order"].index(model) < whole["order"].index(own["name"].split("/")[1])
-            assert whole["runs"][model]["method"] == own["method"]
+    for options in whole["runs"].values():
+        assert options["sample"]["steps"] == options["method"]["timesteps"]
+        if model := options["sample"]["model"]:
+            assert whole["order"].index(model) < whole["order"].index(options["name"].split("/")[1])
+            assert whole["runs"][model]["method"] == options["method"]
 
 
 TINY = [
@@ -186,8 +190,8 @@ TINY = [
     "--config.runs.gan.method.discriminator_width=4",
 ]
 for name in ("ddpm", "ddpm_ancestral", "ddpm_few"):
-    own = ["method.widths=(8,8)", "method.timesteps=10", "sampler.steps=5"]
-    TINY += [f"--config.runs.{name}.{change}" for change in own]
+    options = ["method.widths=(8,8)", "method.timesteps=10", "sampler.steps=5"]
+    TINY += [f"--config.runs.{name}.{change}" for change in options]
 for name in ("vae", "gan", "ddpm", "ddpm_ancestral", "ddpm_few"):
     TINY += [f"--config.runs.{name}.{key}=30" for key in ("sample.count", "score.count")]
     TINY += [f"--config.runs.{name}.train.epochs=1", f"--config.runs.{name}.train.batch_size=100"]
@@ -220,38 +224,38 @@ def launch(cells, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(launch):
+def whole_study(launch):
     done, folder = launch()
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def test_one_command_makes_the_whole_study_and_goes_on_with_it(launch, made):
-    folder = made
-    found = table(folder, "Table 1")
-    assert list(found)[1:] == ["vae", "gan", "ddpm", "ddpm_ancestral", "ddpm_few", "real images"]
+def test_one_command_makes_the_whole_study_and_goes_on_with_it(launch, whole_study):
+    folder = whole_study
+    result = table(folder, "Table 1")
+    assert list(result)[1:] == ["vae", "gan", "ddpm", "ddpm_ancestral", "ddpm_few", "real images"]
     scored = {
         name: json.loads((folder / name / "scores.json").read_text())
-        for name in found
+        for name in result
         if (folder / name).is_dir()
     }
     assert len(scored) == 5
     for name, scores in scored.items():
         value = scores["summary"][0]["mean"]
-        assert float(found[name][6]) == pytest.approx(value, rel=1e-3)
+        assert float(result[name][6]) == pytest.approx(value, rel=1e-3)
     assert not (folder / "ddpm_ancestral" / "checkpoints").exists(), "it draws from the ddpm's"
 
     kept = {file: file.read_bytes() for file in folder.glob("*/samples.npz")}
     (folder / "gan" / "samples.npz").unlink()
     (folder / "report" / "table.md").unlink()
-    again, _ = launch()
-    assert again.returncode == 0, again.stderr
+    rerun, _ = launch()
+    assert rerun.returncode == 0, rerun.stderr
     assert {file: file.read_bytes() for file in folder.glob("*/samples.npz")} == kept
-    assert table(folder, "Table 1") == found
+    assert table(folder, "Table 1") == result
 
 
-def test_the_report_is_made_from_files_alone(launch, made):
-    folder = made
+def test_the_report_is_made_from_files_alone(launch, whole_study):
+    folder = whole_study
     before = (folder / "report" / "table.md").read_text()
     (folder / "ddpm_few" / "samples.npz").rename(folder / "away")
     done, _ = launch("--mode=report")
@@ -262,7 +266,7 @@ def test_the_report_is_made_from_files_alone(launch, made):
     assert (folder / "report" / "table.md").read_text() == before
 
 
-def test_some_of_its_runs_are_named_by_a_flag(launch, made):
+def test_some_of_its_runs_are_named_by_a_flag(launch, whole_study):
     for order in ("gan,vae", "gan"):
         done, folder = launch("--mode=report", f"--config.order={order}")
         assert done.returncode == 0, done.stderr
@@ -272,7 +276,7 @@ def test_some_of_its_runs_are_named_by_a_flag(launch, made):
     launch("--mode=report")
 
 
-def test_a_model_that_was_trained_otherwise_is_refused(launch, made):
+def test_a_model_that_was_trained_otherwise_is_refused(launch, whole_study):
     done, _ = launch("--config.runs.ddpm_few.train.epochs=2", "--mode=sample")
     assert done.returncode == 1
     assert "train.epochs was 1, now 2" in done.stderr and "Traceback" not in done.stderr

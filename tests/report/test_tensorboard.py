@@ -35,30 +35,32 @@ def read(folder, seed):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     everything = {"scalars": 0, "images": 0}
-    found = EventAccumulator(str(folder / "tensorboard" / f"seed{seed}"), everything)
-    assert found.Reload().file_version == 2  # else it would not look for START
-    return found
+    reader = EventAccumulator(str(folder / "tensorboard" / f"seed{seed}"), everything)
+    assert reader.Reload().file_version == 2  # else it would not look for START
+    return reader
 
 
 def assert_same(folder, seeds=SEEDS):
     """Every value of metrics.jsonl is on the board once, to the float32, and nothing else is."""
     for seed in seeds:
-        found, expected = read(folder, seed), {}
+        reader, expected = read(folder, seed), {}
         for row in (row for row in lines(folder) if row["seed"] == seed):
             for name in row.keys() - {"seed", "step", "epoch"}:
                 expected.setdefault(name, []).append((row["step"], float(np.float32(row[name]))))
-        scalars = {tag: found.Scalars(tag) for tag in found.Tags()["scalars"]}
-        assert {tag: [(e.step, e.value) for e in own] for tag, own in scalars.items()} == expected
+        scalars = {tag: reader.Scalars(tag) for tag in reader.Tags()["scalars"]}
+        assert {
+            tag: [(e.step, e.value) for e in board_values] for tag, board_values in scalars.items()
+        } == expected
 
 
 def pictures(folder, seed):
     """{tag: {step: uint8 [H, W, 3]}}, one of a step."""
-    found, read_pictures = read(folder, seed), {}
-    for tag in found.Tags()["images"]:
-        steps = [e.step for e in found.Images(tag)]
+    reader, read_pictures = read(folder, seed), {}
+    for tag in reader.Tags()["images"]:
+        steps = [e.step for e in reader.Images(tag)]
         assert len(steps) == len(set(steps)), tag
         read_pictures[tag] = {}
-        for e in found.Images(tag):
+        for e in reader.Images(tag):
             pixels = np.asarray(Image.open(io.BytesIO(e.encoded_image_string)))
             assert pixels.shape == (e.height, e.width, 3)
             read_pictures[tag][e.step] = pixels
@@ -74,8 +76,8 @@ def assert_shows(picture, images, columns):
     for i, image in enumerate(images):
         y, x = i // columns * (h * scale + 2), i % columns * (w * scale + 2)
         for dy in (0, scale - 1):
-            own = picture[y + dy : y + h * scale : scale, x + dy : x + w * scale : scale]
-            np.testing.assert_array_equal(own, image)
+            board_values = picture[y + dy : y + h * scale : scale, x + dy : x + w * scale : scale]
+            np.testing.assert_array_equal(board_values, image)
         assert (picture[y + h * scale : y + h * scale + 2, x : x + w * scale] == 255).all()
 
 
@@ -113,24 +115,26 @@ def test_every_value_of_every_line_is_shown(tmp_path):
 
 @written
 def test_curves_are_seen_while_it_trains(tmp_path):
-    board, seen = Board(tmp_path, (0,), cells()), []
+    board, shown_steps = Board(tmp_path, (0,), cells()), []
 
     def update():
         board.update()
-        found = read(tmp_path, 0)
-        seen.append([e.step for e in found.Scalars("vae_loss")] if found.Tags()["scalars"] else [])
+        reader = read(tmp_path, 0)
+        shown_steps.append(
+            [e.step for e in reader.Scalars("vae_loss")] if reader.Tags()["scalars"] else []
+        )
 
     train_run(tmp_path, on_written=update)
-    assert seen == [list(range(1, n + 1)) for n in range(7)]
+    assert shown_steps == [list(range(1, n + 1)) for n in range(7)]
     assert [p.suffix for p in (tmp_path / "tensorboard" / "seed0").iterdir()] == [".000000"]
 
 
 @written
 def test_pictures_have_the_pixels(tmp_path):
     run(tmp_path)
-    drawn = {}
-    again = evaluator(lambda *made: drawn.update({made[:2]: made[2]}))
-    again(train_run(tmp_path, seeds=SEEDS))
+    evaluated = {}
+    repeat = evaluator(lambda *made: evaluated.update({made[:2]: made[2]}))
+    repeat(train_run(tmp_path, seeds=SEEDS))
     Board(tmp_path, SEEDS, cells()).show_samples(samples := some())
     for s, seed in enumerate(SEEDS):
         shown = pictures(tmp_path, seed)
@@ -140,7 +144,7 @@ def test_pictures_have_the_pixels(tmp_path):
             "samples": [6],
             "trace": [6],
         }
-        assert_shows(shown["evaluated"][6], drawn[seed, 6], 6)
+        assert_shows(shown["evaluated"][6], evaluated[seed, 6], 6)
         assert_shows(shown["samples"][6], samples.images[s, :36], 6)
         assert_shows(shown["trace"][6], samples.images[s, :12], 4)
         real = shown["real"][0].reshape(6, 82, 6, 82, 3).swapaxes(1, 2).reshape(36, 82, 82, 3)
@@ -176,11 +180,11 @@ class Killed(BaseException):
 
 def raising_at(count, function):
     """`function`, but for its `count`-th call."""
-    left = [count]
+    remaining = [count]
 
     def acting(*arguments, **options):
-        left[0] -= 1
-        if not left[0]:
+        remaining[0] -= 1
+        if not remaining[0]:
             raise Killed
         return function(*arguments, **options)
 
@@ -257,8 +261,8 @@ def test_a_line_is_shown_when_it_is_whole(tmp_path):
     with log.open("a") as file:
         file.write(', "a": 0.1}\n{"seed": \n{"seed": 0, "step": 3, "a": 1e-9}\n')
     board.update()
-    found = [(e.step, e.value) for e in read(tmp_path, 0).Scalars("a")]
-    assert found == [(1, 2.5), (2, np.float32(0.1)), (3, np.float32(1e-9))]
+    reader = [(e.step, e.value) for e in read(tmp_path, 0).Scalars("a")]
+    assert reader == [(1, 2.5), (2, np.float32(0.1)), (3, np.float32(1e-9))]
 
 
 @written
@@ -279,8 +283,8 @@ def test_what_is_no_event_any_more_ends_what_is_carried_over(tmp_path):
     run(tmp_path)
     (file,) = (tmp_path / "tensorboard" / "seed0").iterdir()
     raw = file.read_bytes()
-    at = raw.rindex(b"evaluated") - 9  # within the event of step 6
-    file.write_bytes(raw[:at] + b"\xff" * 9 + raw[at + 9 :])
+    offset = raw.rindex(b"evaluated") - 9  # within the event of step 6
+    file.write_bytes(raw[:offset] + b"\xff" * 9 + raw[offset + 9 :])
     Board(tmp_path, SEEDS, cells()).update()
     assert_same(tmp_path)
     assert list(pictures(tmp_path, 0)["evaluated"]) == [3]
@@ -292,8 +296,8 @@ def test_a_full_disk_is_named_and_costs_nothing(tmp_path):
     (file,) = (tmp_path / "tensorboard" / "seed0").iterdir()
     with file_limit(file.stat().st_size + 300), pytest.raises(OSError) as full:
         run(tmp_path)
-    said = files.explain_os_error(full.value)
-    assert said.startswith(f"{file.parent}/") and "ulimit -f" in said and "\n" not in said
+    message = files.explain_os_error(full.value)
+    assert message.startswith(f"{file.parent}/") and "ulimit -f" in message and "\n" not in message
     run(tmp_path)
     assert_same(tmp_path)
 

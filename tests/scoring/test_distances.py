@@ -35,12 +35,12 @@ def test_moments_do_not_depend_on_blocks(monkeypatch, block, kind):
     assert_moments(Moments.of(x), x, 1e-13)
 
 
-def assert_moments(found, x, tolerance):
+def assert_moments(actual, x, tolerance):
     x = x.astype(np.float64)
     cov = np.cov(x, rowvar=False)
-    assert found.n == len(x)
-    np.testing.assert_allclose(found.mean, x.mean(0), rtol=tolerance)
-    np.testing.assert_allclose(found.cov, cov, rtol=0, atol=tolerance * np.abs(cov).max())
+    assert actual.n == len(x)
+    np.testing.assert_allclose(actual.mean, x.mean(0), rtol=tolerance)
+    np.testing.assert_allclose(actual.cov, cov, rtol=0, atol=tolerance * np.abs(cov).max())
 
 
 def test_moments_leave_the_features_alone():
@@ -209,20 +209,20 @@ def test_infinity_finds_a_straight_line_exactly(monkeypatch, n, first):
         return 3 + 70 / fake.n
 
     monkeypatch.setattr(distances, "frechet", line)
-    found = infinity(None, np.zeros((n, 1)), 3 + 70 / n, points=7)
-    assert found == pytest.approx(3, rel=1e-9)
+    actual = infinity(None, np.zeros((n, 1)), 3 + 70 / n, points=7)
+    assert actual == pytest.approx(3, rel=1e-9)
     assert (len(sizes), sizes[0]) == (6, first)  # all fakes are known
     assert np.ptp(np.diff([*sizes, n])) <= 1  # evenly spaced
 
 
 def test_infinity_draws_each_subset_anew_without_replacement(monkeypatch):
-    seen = []
-    monkeypatch.setattr(Moments, "of", lambda x: seen.append(x[:, 0]) or len(x))
+    drawn_subsets = []
+    monkeypatch.setattr(Moments, "of", lambda x: drawn_subsets.append(x[:, 0]) or len(x))
     monkeypatch.setattr(distances, "frechet", lambda real, size: 1 / size)
     infinity(None, np.arange(40.0)[:, None], 1 / 40, points=5)
-    assert all(len(np.unique(x)) == len(x) for x in seen)
-    assert not set(seen[0]) <= set(seen[1])  # not the same ones and some more
-    assert [len(x) for x in seen] == [20, 25, 30, 35]
+    assert all(len(np.unique(x)) == len(x) for x in drawn_subsets)
+    assert not set(drawn_subsets[0]) <= set(drawn_subsets[1])  # not the same ones and some more
+    assert [len(x) for x in drawn_subsets] == [20, 25, 30, 35]
 
 
 def test_infinity_takes_the_bias_of_few_fakes_away():

@@ -21,14 +21,14 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def seen():
+def calls():
     return []
 
 
 @pytest.fixture
-def space(seen):
+def space(calls):
     def mean(images):
-        seen.extend(images[:, 0, 0, 0].tolist())
+        calls.extend(images[:, 0, 0, 0].tolist())
         return images.reshape(len(images), -1)[:, :2].astype(np.float32)
 
     return Extractor("space", 2, "ab" * 32, "as is", mean, None, ())
@@ -50,25 +50,25 @@ def take(space, n, dataset=None):
     assert out.shape == (n, 2) and out.dtype == np.float32
 
 
-def test_each_image_is_seen_once(space, seen):
+def test_each_image_is_seen_once(space, calls):
     take(space, 50)
     take(space, 50)
     take(space, 20)
-    assert sorted(seen) == list(range(50))
+    assert sorted(calls) == list(range(50))
 
 
-def test_more_images_build_on_fewer(space, seen):
+def test_more_images_build_on_fewer(space, calls):
     take(space, 32)
-    del seen[:]
+    del calls[:]
     take(space, 50)
-    assert len(seen) == 50 - 32
+    assert len(calls) == 50 - 32
 
 
-def test_a_part_of_a_block_is_not_taken_for_all_of_it(space, seen):
+def test_a_part_of_a_block_is_not_taken_for_all_of_it(space, calls):
     take(space, 20)
-    del seen[:]
+    del calls[:]
     take(space, 40)
-    assert len(seen) == 24  # the first block of 16 was whole
+    assert len(calls) == 24  # the first block of 16 was whole
 
 
 @pytest.fixture
@@ -88,11 +88,11 @@ def append_line(file):
     embedding.code_digest.cache_clear()
 
 
-def test_the_same_code_elsewhere_finds_them(space, seen, request):
+def test_the_same_code_elsewhere_finds_them(space, calls, request):
     take(space, 16)
     request.getfixturevalue("code")
     take(space, 16)
-    assert len(seen) == 16
+    assert len(calls) == 16
 
 
 SPACES = {"bloodnet": "bloodnet", "inception": "inception-64-raw-range"}
@@ -109,16 +109,16 @@ SPACES = {"bloodnet": "bloodnet", "inception": "inception-64-raw-range"}
         ("features/dinov2/network.py", set()),
     ],
 )
-def test_they_are_of_the_code_of_their_own_space(space, seen, code, file, depend):
+def test_they_are_of_the_code_of_their_own_space(space, calls, code, file, depend):
     """A new or changed file of another space leaves the features of this one alone."""
     spaces = {module: space._replace(name=name) for module, name in SPACES.items()}
-    for own in spaces.values():
-        take(own, 16)
+    for module_space in spaces.values():
+        take(module_space, 16)
     append_line(code / file)
-    for module, own in spaces.items():
-        del seen[:]
-        take(own, 16)
-        assert len(seen) == 16 * (module in depend), module
+    for module, module_space in spaces.items():
+        del calls[:]
+        take(module_space, 16)
+        assert len(calls) == 16 * (module in depend), module
 
 
 def test_the_code_of_each_space_is_found(code):
@@ -136,14 +136,14 @@ def test_the_code_of_each_space_is_found(code):
     [{"sha256": "cd" * 32}, {"protocol": "other"}, {"name": "other"}, "data", "order"],
     ids=str,
 )
-def test_nothing_is_mixed_up(space, seen, change, monkeypatch):
+def test_nothing_is_mixed_up(space, calls, change, monkeypatch):
     take(space, 16)
-    del seen[:]
+    del calls[:]
     if change == "order":
         monkeypatch.setattr(embedding, "ORDER_SEED", 4)
     other = space._replace(**change) if isinstance(change, dict) else space
     take(other, 16, a_dataset(first=100) if change == "data" else a_dataset())
-    assert len(seen) == 16
+    assert len(calls) == 16
 
 
 def spoil_truncate(file):
@@ -176,14 +176,14 @@ def spoil_object(file):
     "spoil",
     [spoil_truncate, spoil_flip, spoil_flag, spoil_shape, spoil_type, spoil_object],
 )
-def test_a_damaged_file_is_made_again(space, seen, spoil):
+def test_a_damaged_file_is_made_again(space, calls, spoil):
     take(space, 16)
     spoil(cache_folder(space, a_dataset()) / "0.npz")
-    del seen[:]
+    del calls[:]
     take(space, 16)
-    assert len(seen) == 16
+    assert len(calls) == 16
     take(space, 16)
-    assert len(seen) == 16  # and is whole now
+    assert len(calls) == 16  # and is whole now
 
 
 def test_without_a_place_to_keep_them_it_goes_on(space, cache, capsys):

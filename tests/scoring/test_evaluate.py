@@ -30,12 +30,12 @@ ADAM = steps.make_optimizer(steps.OptimizerConfig())
 def test_the_value_is_that_of_the_scores(name, weights, tmp_path, capsys):
     config, sampler = SampleConfig(count=50, chunk=8, weights=weights), OPTIONS.get(name, {})
     judge = evaluate.make_evaluator(method(name), cells(), 30, config, sampler)
-    found = judge(state(name, SEEDS))
+    evaluation = judge(state(name, SEEDS))
     write_samples(method(name), state(name, SEEDS), tmp_path, config, sampler)
     scores = score.write_scores(
         tmp_path, cells(), ScoreConfig(features=("bloodnet",), count=30, draws=1)
     )["scores"]
-    assert found == {
+    assert evaluation == {
         "name": scores[0]["name"],
         "values": [s["value"] for s in scores],
         "n_real": scores[0]["n_real"],
@@ -43,8 +43,8 @@ def test_the_value_is_that_of_the_scores(name, weights, tmp_path, capsys):
         "weights": weights,
         "sampler": OPTIONS.get(name, {}),
     }
-    assert len(set(found["values"])) == len(SEEDS)
-    assert f"step 0: fd_bloodnet {np.mean(found['values']):.2f}" in capsys.readouterr().err
+    assert len(set(evaluation["values"])) == len(SEEDS)
+    assert f"step 0: fd_bloodnet {np.mean(evaluation['values']):.2f}" in capsys.readouterr().err
 
 
 def test_it_is_written_beside_the_losses_and_the_state(tmp_path):
@@ -63,8 +63,8 @@ def test_it_is_written_beside_the_losses_and_the_state(tmp_path):
 def test_of_no_images_there_is_none_and_real_ones_are_as_many_as_there_are():
     config = SampleConfig(chunk=8)
     assert evaluate.make_evaluator(method(), cells(), 0, config, {}) is None
-    found = evaluate.make_evaluator(method(), cells(), 50, config, {})(state("vae", SEEDS))
-    assert (found["n_real"], found["n_fake"], len(found["values"])) == (40, 50, 2)
+    evaluation = evaluate.make_evaluator(method(), cells(), 50, config, {})(state("vae", SEEDS))
+    assert (evaluation["n_real"], evaluation["n_fake"], len(evaluation["values"])) == (40, 50, 2)
 
 
 # ---- stopping and going on ----
@@ -76,11 +76,11 @@ class Killed(BaseException):
     pass
 
 
-def judge(held):
+def judge(params):
     """A function of the state, lowest at step 6."""
-    seeds = (jax.tree.map(lambda x, s=s: x[s], held.ema) for s in range(len(SEEDS)))
+    seeds = (jax.tree.map(lambda x, s=s: x[s], params.ema) for s in range(len(SEEDS)))
     noise = [int(digest(own)[:6], 16) / 16**6 for own in seeds]
-    return {"name": "distance", "values": [abs(int(held.step[0]) - 7) + x for x in noise]}
+    return {"name": "distance", "values": [abs(int(params.step[0]) - 7) + x for x in noise]}
 
 
 def at(step, act, function):

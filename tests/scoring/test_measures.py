@@ -26,7 +26,7 @@ def test_other_draws_are_other_real_images():
     train, fake = gaussian(200, 0), gaussian(80, 1)
     real = RealSet.draw(train, 80, draws=5)
     result = score_samples(real, fake, np.arange(200))
-    values = [frechet(drawn, Moments.of(fake)) for drawn in real.draws]
+    values = [frechet(spread, Moments.of(fake)) for spread in real.draws]
     assert result["value"] == pytest.approx(frechet_from_features(train[:80], fake), rel=1e-9)
     assert len({round(v, 9) for v in values}) == 5
     assert result["draws"]["n"] == 5 and result["draws"]["mean"] == pytest.approx(np.mean(values))
@@ -37,9 +37,9 @@ def test_draws_spread_as_the_distance_does():
     """The σ of draws against that of many really independent real sets."""
     rng = np.random.default_rng(0)
     train, fake = gaussian(5_000, 2), gaussian(300, 3, shift=0.5)
-    drawn = score_samples(RealSet.draw(train, 300, draws=40), fake, np.arange(5_000))["draws"]
+    spread = score_samples(RealSet.draw(train, 300, draws=40), fake, np.arange(5_000))["draws"]
     sets = (train[rng.integers(0, 5_000, 300)] for _ in range(200))
-    assert drawn["std"] == pytest.approx(
+    assert spread["std"] == pytest.approx(
         np.std([frechet_from_features(x, fake) for x in sets]), rel=0.35
     )
 
@@ -62,15 +62,15 @@ def test_copies_are_found_and_shown_first():
 def test_memorised_is_the_share_of_ratios_below_one():
     train, fake = gaussian(60, 7), gaussian(CLOSEST, 8)
     result = score_samples(RealSet.draw(train, 40), fake, np.arange(60))
-    own = np.sort(cdist(train, train), axis=1)[:, 1]
+    radius = np.sort(cdist(train, train), axis=1)[:, 1]
     apart = cdist(fake, train)
     index = apart.argmin(1)
-    ratio = apart.min(1) / own[index]
+    ratio = apart.min(1) / radius[index]
     assert result["memorised"] == pytest.approx((ratio <= 1).mean())
-    found = {pair["sample"]: pair for pair in result["closest"]}
+    pairs = {pair["sample"]: pair for pair in result["closest"]}
     for i in range(CLOSEST):
-        assert found[i]["ratio"] == pytest.approx(ratio[i], rel=1e-5)
-        assert found[i]["distance"] == pytest.approx(apart[i].min(), rel=1e-5)
+        assert pairs[i]["ratio"] == pytest.approx(ratio[i], rel=1e-5)
+        assert pairs[i]["distance"] == pytest.approx(apart[i].min(), rel=1e-5)
 
 
 def test_real_images_are_compared_with_others():
@@ -106,8 +106,8 @@ def test_nothing_is_computed_twice(work, count):
     assert sizes.pop(count) == 3  # two draws, and the other real images
     assert sizes.pop(50) == 2  # each model
     assert sum(sizes.values()) == 2 * 14  # the smaller subsets of each model's line
-    others = {key: times for key, times in once.items() if key[0] != "moments"}
-    assert others == {
+    rest = {key: times for key, times in once.items() if key[0] != "moments"}
+    assert rest == {
         ("root", 4): 2,  # of each draw
         (1, 80): 1,  # all training images
         (5, count): 2,  # the real images, and the other ones
@@ -125,8 +125,8 @@ def test_few_images_give_what_can_be_given():
     result = score_samples(RealSet.draw(real, 5), fake, np.arange(5))
     assert result["value"] > 0 and result["infinity"] is None and result["closest"] == []
     assert result["precision"] is None and result["memorised"] is None
-    few = Pair(RealSet.draw(gaussian(9, 0), 9), fake, None)
-    assert compare(few)["recall"] is None and compare(few)["memorised"] is None
+    small = Pair(RealSet.draw(gaussian(9, 0), 9), fake, None)
+    assert compare(small)["recall"] is None and compare(small)["memorised"] is None
 
 
 def test_each_class_by_itself():
@@ -141,5 +141,5 @@ def test_each_class_by_itself():
 
 def test_figures_do_not_depend_on_chance():
     train, fake = gaussian(60, 14), gaussian(40, 15)
-    once, again = (score_samples(RealSet.draw(train, 40, 3), fake, np.arange(60)) for _ in "ab")
-    assert once == again
+    once, rerun = (score_samples(RealSet.draw(train, 40, 3), fake, np.arange(60)) for _ in "ab")
+    assert once == rerun

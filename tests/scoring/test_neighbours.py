@@ -31,18 +31,20 @@ def radius(points, i, k):
 def by_pairs(real, fake, k_precision, k_density):
     """Kynkäänniemi et al. (2019), eq. 1 and 2, and Naeem et al. (2020), pair by pair."""
 
-    def inside(point, others, k):
-        return any(np.linalg.norm(point - o) <= radius(others, i, k) for i, o in enumerate(others))
+    def inside(point, centres, k):
+        return any(
+            np.linalg.norm(point - o) <= radius(centres, i, k) for i, o in enumerate(centres)
+        )
 
     def holds(i, point):
         return np.linalg.norm(point - real[i]) < radius(real, i, k_density)
 
-    held = [[holds(i, point) for point in fake] for i in range(len(real))]
+    balls = [[holds(i, point) for point in fake] for i in range(len(real))]
     return (
         np.mean([inside(point, real, k_precision) for point in fake]),
         np.mean([inside(point, fake, k_precision) for point in real]),
-        np.sum(held) / (k_density * len(fake)),
-        np.mean([any(row) for row in held]),
+        np.sum(balls) / (k_density * len(fake)),
+        np.mean([any(row) for row in balls]),
     )
 
 
@@ -61,9 +63,9 @@ def test_compare_is_the_papers_pair_by_pair(n, m, d, k_precision, k_density):
 def test_compare_is_prdc(n, m, d):
     prdc = pytest.importorskip("prdc", reason="the package of Naeem et al. is not installed")
     real, fake = rng(0).normal(size=(n, d)), rng(1).normal(size=(m, d))  # no edges: < is <=
-    found = both(real, fake, 4, 4)
+    actual = both(real, fake, 4, 4)
     for name, value in prdc.compute_prdc(real, fake, nearest_k=4).items():
-        assert getattr(found, name) == pytest.approx(value, rel=1e-12), name
+        assert getattr(actual, name) == pytest.approx(value, rel=1e-12), name
 
 
 @pytest.mark.parametrize("n, m, d", SHAPES)
@@ -78,44 +80,44 @@ def test_precision_and_recall_are_torch_fidelitys(n, m, d):
 
 def test_precision_is_of_the_fakes_and_recall_of_the_reals():
     real, fake = 3 * rng(0).normal(size=(200, 16)), 0.1 * rng(1).normal(size=(200, 16))
-    found = both(real, fake)
-    assert found.precision > 0.8 and found.recall < 0.3
+    actual = both(real, fake)
+    assert actual.precision > 0.8 and actual.recall < 0.3
 
 
 def test_compare_on_a_line():
     """To the nearest: 1 around 0 and 1, 4 around 5; 0.3 around 4 and 4.3, 5.2 around 9.5."""
-    found = both(column(0, 1, 5), column(4, 4.3, 9.5), 1, 1)
+    actual = both(column(0, 1, 5), column(4, 4.3, 9.5), 1, 1)
     # 4 and 4.3 lie near 5, which lies near 9.5; nothing else near anything
-    assert found[:4] == pytest.approx((2 / 3, 1 / 3, 2 / 3, 1 / 3))
-    assert list(found.nearest.rows) == [2, 2, 2]
-    assert list(found.nearest.distance) == pytest.approx([1, 0.7, 4.5])
-    assert list(found.nearest.copied) == [True, True, False]
+    assert actual[:4] == pytest.approx((2 / 3, 1 / 3, 2 / 3, 1 / 3))
+    assert list(actual.nearest.rows) == [2, 2, 2]
+    assert list(actual.nearest.distance) == pytest.approx([1, 0.7, 4.5])
+    assert list(actual.nearest.copied) == [True, True, False]
 
 
 def test_edges_count_for_precision_and_recall_and_not_for_density_and_coverage():
     real, fake = column(-4, -2, 2, 4), column(0, 100)  # balls of 2, so that 0 is on two edges
-    found = both(real, fake, 1, 1)
-    assert found[:4] == (0.5, 1.0, 0.0, 0.0)
-    found = both(column(-4, 4), column(-2, 2), 1, 1)  # 8 around the reals, 4 around the fakes
-    assert found[:4] == (1.0, 1.0, 2.0, 1.0)
-    found = both(column(-6, 6), column(-2, 2), 1, 1)  # 4 from -6 to -2: the edge of a fake's ball
-    assert found.recall == 1
+    actual = both(real, fake, 1, 1)
+    assert actual[:4] == (0.5, 1.0, 0.0, 0.0)
+    actual = both(column(-4, 4), column(-2, 2), 1, 1)  # 8 around the reals, 4 around the fakes
+    assert actual[:4] == (1.0, 1.0, 2.0, 1.0)
+    actual = both(column(-6, 6), column(-2, 2), 1, 1)  # 4 from -6 to -2: the edge of a fake's ball
+    assert actual.recall == 1
     assert both(column(-6.5, 6.5), column(-2, 2), 1, 1).recall == 0
 
 
 def test_density_counts_all_balls_and_coverage_only_whether():
     real, fake = column(-3, -1, 1, 3), column(-0.5, 0.5, 50)
-    found = both(real, fake, 1, 1)
-    assert found.density == pytest.approx(4 / 3)  # both in the balls of -1 and 1, 50 in none
-    assert found.coverage == 0.5
+    actual = both(real, fake, 1, 1)
+    assert actual.density == pytest.approx(4 / 3)  # both in the balls of -1 and 1, 50 in none
+    assert actual.coverage == 0.5
 
 
 def test_copies_have_everything():
     half = rng(0).integers(-50, 50, (30, 40))
     real = np.concatenate([half, -half]).astype(np.float32)  # a mean of 0: exact arithmetic
-    found = both(real, real[::-1].copy())
-    assert found[:4] == (1, 1, 1, 1)
-    assert list(found.nearest.rows) == list(range(60))[::-1]
+    actual = both(real, real[::-1].copy())
+    assert actual[:4] == (1, 1, 1, 1)
+    assert list(actual.nearest.rows) == list(range(60))[::-1]
 
 
 def test_equal_distributions_have_the_density_and_coverage_expected():
@@ -137,10 +139,10 @@ def test_equal_distributions_have_the_density_and_coverage_expected():
 @pytest.mark.parametrize("n, d, k", [(2, 3, 1), (30, 3, 5), (30, 100, 29), (700, 9, 50)])
 def test_manifold_knows_the_distances_to_the_others(n, d, k):
     x = skewed(n, d, 0)
-    found = Manifold.of(x, k)
+    actual = Manifold.of(x, k)
     expected = np.sort(cdist(x, x), axis=1)[:, 1 : k + 1]
-    np.testing.assert_allclose(np.sqrt(found.squares), expected, rtol=1e-9)
-    np.testing.assert_array_equal(found.ball(k), found.squares[:, -1])
+    np.testing.assert_allclose(np.sqrt(actual.squares), expected, rtol=1e-9)
+    np.testing.assert_array_equal(actual.ball(k), actual.squares[:, -1])
 
 
 @pytest.mark.parametrize("offset", [0, 1e3])
@@ -161,13 +163,13 @@ def test_duplicates_are_neighbours_at_exactly_nothing(offset):
 @pytest.mark.parametrize("n, m, d", SHAPES)
 def test_nearest_is_the_least_of_all_distances(n, m, d):
     train, fake = skewed(n, d, 0), skewed(m, d, 1)
-    found = nearest(Manifold.of(train, 1), fake)
-    pairs, others = cdist(fake, train), cdist(train, train) + np.diag([np.inf] * n)
-    np.testing.assert_array_equal(found.rows, pairs.argmin(axis=1))
-    np.testing.assert_allclose(found.distance, pairs.min(axis=1), rtol=1e-9)
-    expected = pairs.min(axis=1) <= others.min(axis=1)[pairs.argmin(axis=1)]
-    np.testing.assert_array_equal(found.copied, expected)
-    assert found.memorised == expected.mean()
+    actual = nearest(Manifold.of(train, 1), fake)
+    pairs, centres = cdist(fake, train), cdist(train, train) + np.diag([np.inf] * n)
+    np.testing.assert_array_equal(actual.rows, pairs.argmin(axis=1))
+    np.testing.assert_allclose(actual.distance, pairs.min(axis=1), rtol=1e-9)
+    expected = pairs.min(axis=1) <= centres.min(axis=1)[pairs.argmin(axis=1)]
+    np.testing.assert_array_equal(actual.copied, expected)
+    assert actual.memorised == expected.mean()
 
 
 def test_compare_finds_the_nearest_as_well():
@@ -180,9 +182,9 @@ def test_copies_are_memorised_and_what_is_far_is_not():
     train = (rng(0).normal(size=(50, 64)) + 7).astype(np.float32)
     train[1] = train[0]  # a copy of what is there twice is a copy
     manifold = Manifold.of(train, 1)
-    found = nearest(manifold, train[[0, 5, 9, 9]])
-    assert found.memorised == 1 and list(found.rows) == [0, 5, 9, 9]
-    assert list(found.distance) == [0, 0, 0, 0]
+    actual = nearest(manifold, train[[0, 5, 9, 9]])
+    assert actual.memorised == 1 and list(actual.rows) == [0, 5, 9, 9]
+    assert list(actual.distance) == [0, 0, 0, 0]
     assert nearest(manifold, train + 100).memorised == 0
     mixed = np.concatenate([train[:10], train[:30] + 100])
     assert nearest(manifold, mixed).memorised == 0.25
@@ -193,8 +195,8 @@ def test_new_images_have_the_share_of_mutual_neighbours(d, expected):
     """Reciprocal pairs of a Poisson process: a ball's volume over that of two which each reach
     to the other's centre."""
     train, new = rng(0).random((3000, d)), rng(1).random((3000, d))
-    found = nearest(Manifold.of(train, 1), new)
-    assert found.memorised == pytest.approx(expected, abs=4 * 0.5 / 3000**0.5)
+    actual = nearest(Manifold.of(train, 1), new)
+    assert actual.memorised == pytest.approx(expected, abs=4 * 0.5 / 3000**0.5)
 
 
 # ---- what must not matter
@@ -204,13 +206,13 @@ def test_shares_do_not_depend_on_units_axes_origin_and_order():
     real, fake = skewed(80, 12, 0), skewed(70, 12, 1)
     turn = special_ortho_group.rvs(12, random_state=0)
     order, other = rng(2).permutation(80), rng(3).permutation(70)
-    expected, found = (
+    expected, actual = (
         both(real, fake),
         both(*(2 * (x @ turn) + 1e4 for x in (real[order], fake[other]))),
     )
-    assert found[:4] == pytest.approx(expected[:4], rel=1e-12)
-    np.testing.assert_array_equal(order[found.nearest.rows], expected.nearest.rows[other])
-    np.testing.assert_allclose(found.nearest.distance, 2 * expected.nearest.distance[other], 1e-6)
+    assert actual[:4] == pytest.approx(expected[:4], rel=1e-12)
+    np.testing.assert_array_equal(order[actual.nearest.rows], expected.nearest.rows[other])
+    np.testing.assert_allclose(actual.nearest.distance, 2 * expected.nearest.distance[other], 1e-6)
 
 
 @pytest.mark.parametrize("kind, offset", [(np.float32, 1e4), (np.float64, 1e6)])
@@ -227,11 +229,11 @@ def test_strips_do_not_matter(monkeypatch, rows):
     real, fake = skewed(50, 9, 0), skewed(40, 9, 1)
     expected = both(real, fake)
     monkeypatch.setattr(neighbours, "ROWS", rows)
-    found = both(real, fake)
-    assert found[:4] == expected[:4]
-    np.testing.assert_array_equal(found.nearest.rows, expected.nearest.rows)
-    np.testing.assert_array_equal(found.nearest.copied, expected.nearest.copied)
-    np.testing.assert_allclose(found.nearest.distance, expected.nearest.distance, rtol=1e-9)
+    actual = both(real, fake)
+    assert actual[:4] == expected[:4]
+    np.testing.assert_array_equal(actual.nearest.rows, expected.nearest.rows)
+    np.testing.assert_array_equal(actual.nearest.copied, expected.nearest.copied)
+    np.testing.assert_allclose(actual.nearest.distance, expected.nearest.distance, rtol=1e-9)
 
 
 def test_no_matrix_of_all_pairs_is_held(monkeypatch):

@@ -60,8 +60,8 @@ def test_the_file_is_the_stored_one(workdir):
     text = (workdir / "scores.json").read_text("utf-8")
     expected = Path(__file__).with_name("expected_scores.json").read_text("utf-8")
     assert without_floats(text) == without_floats(expected)
-    numbers, others = (numbers_of(json.loads(x)) for x in (text, expected))
-    assert numbers == pytest.approx(others, rel=1e-9, abs=1e-12)
+    numbers, stored = (numbers_of(json.loads(x)) for x in (text, expected))
+    assert numbers == pytest.approx(stored, rel=1e-9, abs=1e-12)
 
 
 def test_run_scores_each_seed(workdir):
@@ -115,13 +115,13 @@ def test_run_reads_real_and_generated_images_in_two_ways_where_a_space_does(work
     plain, raw = result["scores"][:2], result["scores"][2:]
     assert [s["name"] for s in raw] == ["fd_bloodnet-raw-reals"] * 2
     real = as_features(dataset.images[shuffled_rows(dataset)]).astype(np.float64) ** 2
-    for s, own, fake in zip(raw, plain, fakes, strict=True):
+    for s, plain_score, fake in zip(raw, plain, fakes, strict=True):
         fake = as_features(fake[:45]).astype(np.float64)
         assert s["value"] == pytest.approx(by_sqrtm(real[:45], fake), rel=1e-6)
         assert s["floor"] == pytest.approx(by_sqrtm(real[:45], real[45:]), rel=1e-6)
         shares = [
             {name: (share["real"], share["fake"]) for name, share in x["classes"].items()}
-            for x in (s, own)
+            for x in (s, plain_score)
         ]
         assert shares[0] == shares[1], "both are told by the plain space"
 
@@ -148,10 +148,10 @@ def test_run_sees_them_once_more_for_classes_that_only_bloodnet_tells(workdir):
 
 
 def test_run_is_deterministic_and_its_real_images_do_not_depend_on_the_seed(workdir):
-    once, again = (
+    once, rerun = (
         score.write_scores(workdir, a_dataset(), ScoreConfig(count=30)) for _ in range(2)
     )
-    assert once == again
+    assert once == rerun
     with np.load(workdir / "samples.npz") as file:
         images = file["images"]
     put_samples(workdir, images, [6, 7])
@@ -179,8 +179,8 @@ def test_run_without_samples_says_how_to_get_them(tmp_path):
 
 
 def flipped(raw):
-    at = len(raw) // 3
-    return raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+    position = len(raw) // 3
+    return raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1 :]
 
 
 @pytest.mark.parametrize("damage", [flipped, flagged, lambda raw: raw[:-9]])
@@ -222,7 +222,7 @@ def test_run_goes_on_without_the_weights_and_says_how_to_get_them(workdir, monke
 
 
 @pytest.mark.parametrize(
-    "options, what",
+    "options, message",
     [
         ({"features": ("inception",)}, "none is available; add bloodnet"),
         ({"features": (1,)}, "score.features"),
@@ -230,7 +230,7 @@ def test_run_goes_on_without_the_weights_and_says_how_to_get_them(workdir, monke
         ({"draws": 0}, "score.draws=0"),
     ],
 )
-def test_check_refuses_what_run_could_not_do(monkeypatch, options, what):
+def test_check_refuses_what_run_could_not_do(monkeypatch, options, message):
     monkeypatch.setattr(features, "make", without_inception)
-    with pytest.raises(ValueError, match=what):
+    with pytest.raises(ValueError, match=message):
         score.keep_available(ScoreConfig(**options))
