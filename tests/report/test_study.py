@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[2]
 COLUMNS = ("sampler.steps", "sampler.clip")
 
 
-def config(name, method, **sample):
+def config(name, method, **sampler):
     options = copy.deepcopy(CONFIG["config"]) | {"name": name, "method": {"name": method}}
-    return options | {"sample": sample, "score": {"features": ["bloodnet", "inception"]}}
+    return options | {"sampler": sampler, "score": {"features": ["bloodnet", "inception"]}}
 
 
 def two_runs(folder, factor=2.0):
