@@ -185,7 +185,8 @@ def run_stages(
         if run.log.tensorboard and processes.is_main():
             board = Board(folder, run.seeds, dataset)
         source = folder.parent / run.sample.model if run.sample.model else folder
-        tx = make_optimizer(run.optimizer)
+        steps = run.train.epochs * -(-len(dataset.images) // run.train.batch_size)
+        tx = make_optimizer(run.optimizer, steps)
 
         if mode in ("run", "train") and source == folder:
             show = board.show_evaluated if board else None
