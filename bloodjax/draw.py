@@ -1,39 +1,62 @@
-"""python -m bloodjax.draw OUT: images from a trained model, by default from the one shipped."""
+"""Images from a trained model, by default the one that comes with bloodjax: `bloodjax-draw OUT`."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from bloodjax.model import SHIPPED, load
-from bloodjax.runtime import compilation
-from bloodjax.runtime.progress import console
+from bloodjax.runtime import command
+from bloodjax.runtime.progress import console, progress
 from bloodjax.sampling import export
+
+EXPECTED = "expected NAME.png for a grid, NAME.npz, or NAME/ for a folder of PNG files"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Draw images and write them as a grid, an .npz or a folder."""
     parser = argparse.ArgumentParser(
-        prog="python -m bloodjax.draw", description="Draw images from a trained model."
+        prog="bloodjax-draw", description="Draw images from a trained model."
     )
-    parser.add_argument("out", type=Path, help="NAME.png: a grid; NAME.npz; else a folder of PNGs")
-    parser.add_argument(
-        "--model", type=Path, default=SHIPPED, help="a run's folder, or a file made of one"
-    )
-    parser.add_argument("--count", type=int, default=64)
-    parser.add_argument("--seed", type=int, help="of the drawing; default: that of the training")
-    parser.add_argument("--steps", type=int, help="a DDPM's; default: as the model was scored")
-    parser.add_argument("--eta", type=float, help="a DDPM's, 0 (DDIM) to 1")
+    add = parser.add_argument
+    add("out", help="NAME.png: a grid; NAME.npz; NAME or NAME/: a folder of PNG files")
+    add("--model", type=Path, default=SHIPPED, help="a run's folder, or a file made of one")
+    add("--count", type=int, default=64, help="images")
+    add("--seed", type=int, help="of the drawing; default: the training's")
+    add("--steps", type=int, help="of a DDPM; default: as the model was scored")
+    add("--eta", type=float, help="of a DDPM, 0 (DDIM) to 1")
+    add("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args(argv)
-    own = {"steps": args.steps, "eta": args.eta}
-    try:
-        compilation.configure_jax(deterministic=False, precision="float32")
-        model = load(args.model)
-        options = {name: value for name, value in own.items() if value is not None}
-        images = model.sample(args.count, args.seed, **options)
-        about = {"seed": args.seed, "options": model.options | options, "model": model.about}
-        export.write_images(args.out, images, **about)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
-    console.print(f"{args.out}: {args.count:,} images", markup=False)
+    command.run(lambda: run(args), owns_process=argv is None)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check the output, draw, and write."""
+    out = Path(args.out)
+    check_output(args.out, args.overwrite)
+    options = {k: v for k, v in vars(args).items() if k in ("steps", "eta") and v is not None}
+    model = load(args.model)
+    chunks = model.sample_chunks(args.count, args.seed, **options)
+    images = []
+    with progress("draw", args.count) as advance:
+        for chunk in chunks:
+            images.append(chunk)
+            advance(len(chunk))
+    about = {"seed": args.seed, "options": model.options | options, "model": model.about}
+    export.write_images(out, np.concatenate(images), **about)
+    console.print(f"{out}: {args.count:,} images", markup=False, soft_wrap=True)
+
+
+def check_output(name: str, overwrite: bool) -> None:
+    """Refuse an output that cannot be written, or is not a kind that `write_images` knows."""
+    path = Path(name)
+    is_file, is_folder = path.suffix in (".png", ".npz"), name.endswith("/") or not path.suffix
+    if is_file == is_folder:
+        raise ValueError(f"{name}: {EXPECTED}")
+    if is_folder and overwrite:
+        raise ValueError(f"{name}: --overwrite replaces files only: remove the folder first")
+    command.check_output(path, overwrite)
 
 
 if __name__ == "__main__":

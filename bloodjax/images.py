@@ -19,11 +19,17 @@ def to_uint8(images: Array) -> Array:
 
 
 def as_uint8(images: np.ndarray) -> np.ndarray:
-    """Return images as uint8 RGB [N, H, W, 3]; no copy where nothing has to change.
+    """Return images as uint8 RGB [N, H, W, 3], see `as_pixels`; grey is repeated."""
+    images = as_pixels(images)
+    return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
+
+
+def as_pixels(images: np.ndarray) -> np.ndarray:
+    """Return images as uint8 [N, H, W, 1 or 3]; no copy where nothing has to change.
 
     Args:
         images: [N, H, W, 1 or 3], uint8, or floats in [0, 1], of which 255 x is rounded half to
-            even. Grey is repeated to RGB.
+            even.
 
     Raises:
         ValueError: another dtype or shape, floats out of [0, 1], or NaN.
@@ -34,11 +40,24 @@ def as_uint8(images: np.ndarray) -> np.ndarray:
     if not (floats or images.dtype == np.uint8) or h * w == 0 or c not in (1, 3):
         found = f"images are {images.dtype} {list(images.shape)}"
         wanted = "uint8 [N, H, W, 1 or 3], or floats in [0, 1] of that shape"
-        remedy = "channels first: transpose(0, 2, 3, 1); integers in 0..255: astype(np.uint8)"
-        raise ValueError(f"{found}: expected {wanted}; {remedy}")
-    if floats:
-        images = quantise(images)
-    return np.repeat(images, 3, axis=3) if c == 1 else images
+        raise ValueError(f"{found}: expected {wanted}; {_remedy(images)}")
+    return quantise(images) if floats else images
+
+
+def _remedy(images: np.ndarray) -> str:
+    """Return the expression that makes images of these, as far as it can be known."""
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        return "channels first: images.transpose(0, 2, 3, 1)"
+    if images.ndim == 4 and images.shape[3] in (2, 4):
+        return "transparency: images[..., :-1], if all is opaque"
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or images.size == 0:
+        return "look at what made this array"
+    if images.dtype == bool:
+        return "images * np.uint8(255)"
+    if images.dtype.kind in "iu" and images.min() >= 0:
+        fits = images.max() <= 255
+        return "images.astype(np.uint8)" if fits else "scale them to 0..255, then astype(np.uint8)"
+    return "look at what made this array"
 
 
 def quantise(images: np.ndarray) -> np.ndarray:
@@ -49,9 +68,14 @@ def quantise(images: np.ndarray) -> np.ndarray:
     """
     low, high = images.min(initial=0), images.max(initial=0)
     if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # in this form, NaN is refused too
-        wanted = "expected uint8, or floats in [0, 1]"
-        remedy = "from [-1, 1]: (x + 1) / 2; from 0..255: astype(np.uint8); NaN: see what made it"
-        raise ValueError(f"images range from {low} to {high}: {wanted}; {remedy}")
+        remedy = "look at what made them"
+        if -1 - TOLERANCE <= low < 0 and high <= 1 + TOLERANCE:
+            remedy = "from [-1, 1]: (images + 1) / 2"
+        elif low >= 0 and 1 < high <= 255:
+            remedy = "from 0..255: images.round().astype(np.uint8)"
+        raise ValueError(
+            f"images range from {low} to {high}: expected uint8, or floats in [0, 1]; {remedy}"
+        )
     wide = np.result_type(images, np.float32)  # 255 x has more digits than float16
     return np.rint(images.astype(wide) * 255).astype(np.uint8)
 

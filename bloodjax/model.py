@@ -1,12 +1,12 @@
-"""A trained model to draw from: of a run, out of one file, or the one that comes with bloodjax.
+"""A trained model to draw from: from a run, from one file, or the one that comes with bloodjax.
 
-python -m bloodjax.model WORKDIR OUT.npz makes one file of a run's newest checkpoint.
+python -m bloodjax.model WORKDIR OUT.npz writes one file of a run's newest checkpoint.
 """
 
 import argparse
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -14,30 +14,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jax import random
+from jax import Array, random
 
-from bloodjax import methods, options
+from bloodjax import methods
 from bloodjax.methods import Method, Params, Stats
-from bloodjax.runtime import compilation, npz
-from bloodjax.runtime.files import atomic_write, read_json
+from bloodjax.runtime import command, compilation, devices, npz
+from bloodjax.runtime.files import read_json
 from bloodjax.runtime.progress import console
-from bloodjax.sampling.draw import Weights, make_sampler
+from bloodjax.sampling.draw import Weights, check_sampler, make_sampler
 from bloodjax.training import loop
 from bloodjax.training.step import OptimizerConfig, make_optimizer
 
 SHIPPED = Path(__file__).parent / "pretrained" / "ddpm.npz"
 TREES = ("params", "stats")
-CHUNK = 250  # images per dispatch and device
+# Images per dispatch and device. On a CPU eight are as fast as hundreds, and the bar moves.
+CHUNK, CPU_CHUNK = 256, 8
 
 
 class Model(NamedTuple):
-    """What draws images: a method, its parameters, and how it is sampled.
+    """A method with parameters and sampling options.
 
     Attributes:
-        method: what was trained.
-        params, stats: of one seed, float32.
-        options: the sampler's own, see the method's `sample`.
-        about: where it comes from, plain values: seed, step, data, ...
+        method: the trained method.
+        params: of one seed, float32.
+        stats: of one seed, float32.
+        options: of the sampler, see the method's `sample`.
+        about: the origin, plain values: seed, step, data, ...
     """
 
     method: Method
@@ -46,34 +48,53 @@ class Model(NamedTuple):
     options: dict[str, Any]
     about: dict[str, Any]
 
-    def sample(self, count: int, seed: int | None = None, **sampler: Any) -> np.ndarray:
+    def sample(self, count: int, seed: int | None = None, **options: Any) -> np.ndarray:
         """Draw `count` images: uint8 [count, H, W, C].
 
-        Image i is a function of (seed, i), so that more images begin with the same ones.
+        Image i is a function of (seed, i): the first images do not depend on `count`.
 
         Args:
-            seed: of the drawing, 0 to 2**32 - 1; None takes that of the training, which draws the
-                images that the run itself did.
-            sampler: options of the sampler, in the place of the model's own.
+            count: the number of images.
+            seed: of the drawing, 0 to 2**32 - 1; None takes the training's, and draws the images
+                of the run itself.
+            options: of the sampler, instead of the model's own.
+
+        Raises:
+            ValueError: a count, seed or option out of its range.
         """
+        return np.concatenate([*self.sample_chunks(count, seed, **options)])
+
+    def sample_chunks(
+        self, count: int, seed: int | None = None, **options: Any
+    ) -> Iterator[np.ndarray]:
+        """Draw the images of `sample` in chunks of a few; the arguments are checked now."""
         if count < 1:
             raise ValueError(f"count={count}: expected at least 1")
-        seed = self.about["seed"] if seed is None else seed
+        seed = int(self.about["seed"]) if seed is None else seed
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed={seed}: expected 0 to 2**32 - 1")
-        sampler = self.options | sampler
-        options.check(self.method.sample, "sampler", sampler)
-        draw = drawing_of(self.method, **sampler)
-        devices = jax.device_count()
-        size = min(-(-count // devices), CHUNK) * devices
-        own = self.params, self.stats, jnp.uint32(seed)
-        parts = [draw(*own, jnp.arange(at, at + size)) for at in range(0, count, size)]
-        return np.concatenate(parts)[:count]
+        merged = self.options | options
+        sampler = {k: tuple(v) if isinstance(v, list) else v for k, v in merged.items()}
+        check_sampler(self.method, sampler)
+        draw = compile_sampler(self.method, **sampler)
+
+        # Chunks of one size, as few as can be, none with more images than it needs.
+        largest = CPU_CHUNK if jax.default_backend() == "cpu" else CHUNK
+        chunks = -(-count // (largest * jax.device_count()))
+        size = -(-count // (chunks * jax.device_count())) * jax.device_count()
+
+        def draw_chunk(start: int) -> np.ndarray:
+            indices = jnp.arange(start, start + size)
+            chunk = draw(self.params, self.stats, jnp.uint32(seed), indices)
+            return np.asarray(chunk)[: count - start]
+
+        return map(draw_chunk, range(0, count, size))
 
 
-drawing_of = functools.cache(
-    lambda method, **options: make_sampler(method, options, "XLA")
-)  # compiled once
+@functools.cache  # compiled once in a process
+def compile_sampler(method: Method, **sampler: Any) -> Any:
+    """Return the program of `make_sampler` for these options."""
+    return make_sampler(method, sampler, "XLA")
 
 
 def load(
@@ -83,7 +104,7 @@ def load(
     weights: str = "ema",
     checkpoint: str = "newest",
 ) -> Model:
-    """A model to draw from.
+    """Load a model to draw from, and set up JAX in this process as the commands do.
 
     Args:
         source: a run's folder, or a file that `save` wrote; by default the one shipped, see
@@ -91,12 +112,14 @@ def load(
         seed: which of a run's seeds; None takes the first.
         weights: "ema", the moving average of the parameters, or "raw", the parameters themselves;
             of a run.
-        checkpoint: "newest", or "best" of those that were evaluated; of a run.
+        checkpoint: "newest", or "best" by evaluation; of a run.
 
     Raises:
         FileNotFoundError: there is no such run, file or checkpoint.
-        ValueError: the run has no such seed, or a file is damaged or was not written here.
+        ValueError: the run has no such seed, or a file is damaged or no model.
     """
+    compilation.configure_jax(deterministic=False, precision="float32")
+    devices.require_devices()
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"{source}: expected a run's folder, or an .npz made of one")
@@ -108,24 +131,26 @@ def load(
 
 
 def load_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> Model:
-    """The model of one seed of a run."""
+    """Load the model of one seed of a run, see `load`."""
     file = workdir / "config.json"
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing: no run was made in this folder")
     if weights not in get_args(Weights):
         raise ValueError(f"weights={weights!r}: expected {' or '.join(get_args(Weights))}")
-    described = read_json(file)
-    config, dataset = described["config"], described["dataset"]
+    run = read_json(file)
+    config, dataset = run["config"], run["dataset"]
     seeds = config["seeds"]
     if seed is not None and seed not in seeds:
         raise ValueError(f"seed={seed}: {workdir} has the seeds {', '.join(map(str, seeds))}")
-    s = 0 if seed is None else seeds.index(seed)
+
+    # Restore the checkpoint of all seeds, and select one.
     _, dtype = compilation.PRECISIONS[config["precision"]]
     method = make_method(dataset, config["method"] | {"dtype": dtype})
     trained = workdir.parent / config["sample"]["model"] if config["sample"]["model"] else workdir
     tx = make_optimizer(OptimizerConfig(**config["optimizer"]))
     state = loop.restore(method, tx, trained, seeds=seeds, checkpoint=checkpoint)
-    params = {"ema": state.ema, "raw": state.params}[weights]
+    s = 0 if seed is None else seeds.index(seed)
+    params = state.ema if weights == "ema" else state.params
     params, stats = jax.tree.map(lambda x: jnp.asarray(x[s]), (params, state.stats))
     about = {
         "seed": seeds[s],
@@ -133,7 +158,7 @@ def load_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> 
         "weights": weights,
         "config": config,
         "dataset": dataset,
-        "environment": described["environment"],
+        "environment": run["environment"],
     }
     return Model(method, params, stats, config["sampler"], about)
 
@@ -145,7 +170,11 @@ def make_method(dataset: Mapping[str, Any], hyper_parameters: Mapping[str, Any])
 
 
 def save(model: Model, file: Path) -> None:
-    """Write a model to an .npz file, parameters in float16: half the size, and rounded."""
+    """Write a model to an .npz file, parameters in float16: half the size, and rounded.
+
+    Raises:
+        ValueError: a parameter is too large for float16.
+    """
     trees = flatten_dict({name: getattr(model, name) for name in TREES}, sep="/")
     with np.errstate(over="ignore"):  # refused with a message, below
         arrays = {name: np.asarray(x, np.float16) for name, x in trees.items()}
@@ -153,47 +182,54 @@ def save(model: Model, file: Path) -> None:
         if not np.isfinite(array).all():
             raise ValueError(f"{name} does not fit into float16: this model cannot be saved so")
     about = json.dumps({"options": model.options, "about": model.about})
-    with atomic_write(file) as part, part.open("wb") as handle:
-        np.savez(handle, about=about, **arrays)
+    npz.write(file, {"about": about, **arrays})
 
 
 def read(file: Path) -> Model:
-    """What `save` wrote; ValueError if it is not."""
+    """Read a file of `save`; ValueError for any other."""
     arrays = npz.read(file)
     try:
-        known = json.loads(str(arrays.pop("about")))
-        about, sampler = known["about"], known["options"]
+        origin = json.loads(str(arrays.pop("about")))
+        about, options = origin["about"], origin["options"]
         method = make_method(about["dataset"], about["config"]["method"])
-        trees = dict(zip(TREES, jax.eval_shape(method.init, random.key(0)), strict=True))
-        shapes = {name: (x.shape, np.float16) for name, x in flatten_dict(trees, sep="/").items()}
+        trees: Any = dict(zip(TREES, jax.eval_shape(method.init, random.key(0)), strict=True))
+        flat: Any = flatten_dict(trees, sep="/")
+        expected = {name: (x.shape, np.float16) for name, x in flat.items()}
         found = {name: (x.shape, x.dtype) for name, x in arrays.items()}
-        for name in sorted(shapes.keys() | found.keys()):
-            if shapes.get(name) != found.get(name):
-                raise ValueError(f"{name} is {found.get(name)}, expected {shapes.get(name)}")
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise ValueError(f"{name} is {found.get(name)}, expected {expected.get(name)}")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file}: {error}: expected what `python -m bloodjax.model RUN FILE` writes"
         ) from None
 
-    def filled(path: Sequence[Any], _: Any) -> jax.Array:
+    def fill(path: Sequence[Any], _: Any) -> Array:
         return jnp.float32(arrays["/".join(key.key for key in path)])
 
-    trees = jax.tree_util.tree_map_with_path(filled, trees)
-    return Model(method, *(trees[name] for name in TREES), sampler, about)
+    trees = jax.tree_util.tree_map_with_path(fill, trees)
+    return Model(method, trees["params"], trees["stats"], options, about)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Write one file of a run's newest checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m bloodjax.model", description=__doc__)
     parser.add_argument("workdir", type=Path, help="a run's folder")
-    parser.add_argument("out", type=Path, help="the file to write")
-    parser.add_argument("--seed", type=int, help="which of the run's seeds; default: the first")
+    parser.add_argument("out", type=Path, help="the .npz file to write")
+    parser.add_argument("--seed", type=int, help="one of the run's seeds; default: the first")
     parser.add_argument("--weights", choices=get_args(Weights), default="ema")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
+        if args.out.suffix != ".npz":
+            raise ValueError(f"{args.out}: expected a name that ends in .npz")
+        command.check_output(args.out, args.overwrite)
         save(load(args.workdir, args.seed, weights=args.weights), args.out)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
-    console.print(f"{args.out}: {args.out.stat().st_size:,} bytes", markup=False)
+        size = args.out.stat().st_size
+        console.print(f"{args.out}: {size:,} bytes", markup=False, soft_wrap=True)
+
+    command.run(work, owns_process=argv is None)
 
 
 if __name__ == "__main__":

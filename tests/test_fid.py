@@ -229,7 +229,7 @@ def spoil_text(folder):
 
 def spoil_depth(folder):
     Image.fromarray(np.full((28, 28), 40000, np.uint16)).save(folder / "0004.png")
-    return "0004.png.*8 bits"
+    return "0004.png.*more than 8 bits"
 
 
 @pytest.mark.parametrize("spoil", [spoil_truncated, spoil_text, spoil_depth])
@@ -244,16 +244,20 @@ def test_an_unreadable_image_is_named(fails, tmp_path, cells, spoil):
     [
         ({}, "nothing: expected images"),
         ({"x": np.zeros(3)}, "x: expected images, train_images or mu and sigma"),
-        ({"images": np.zeros((2, 28, 28, 3)) - 1}, r"from -1.0 to .*floats in [0, 1]"),
+        (
+            {"images": np.zeros((2, 28, 28, 3)) - 1},
+            r"from -1.0 to .*floats in [0, 1]; from [-1, 1]: (images + 1) / 2",
+        ),
         ({"images": np.zeros((2, 1, 28, 28, 3), np.uint8)}, "(2, 1, 28, 28, 3): expected (N, H"),
         ({"images": np.uint8(3)}, "shape (): expected (N, H, W, C)"),
         ({"images": np.zeros((2, 3, 28, 28), np.uint8)}, "transpose"),
         ({"images": np.array([{}], object)}, "allow_pickle=False"),
         ({"images": np.zeros((2, 1, 8, 8, 3), np.uint8), "seeds": [3, 5]}, "seeds 3, 5"),
-        ({"train_images": np.zeros((2, 8, 8)), "test_images": np.zeros((2, 9, 9))}, "match"),
+        ({"train_images": np.zeros((5, 8, 8)), "test_images": np.zeros((5, 9, 9))}, "match"),
         ({"mu": np.zeros(3), "sigma": np.eye(4)}, "expected [d] and [d, d]"),
         ({"mu": np.full(64, np.nan), "sigma": np.eye(64)}, "NaN"),
-        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "b: 3 features against 64"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "3 features against 64"),
+        ({"mu": np.zeros(192), "sigma": np.eye(192)}, "192 features against 64; give --dims 192"),
     ],
     ids=lambda x: "" if isinstance(x, dict) else x[:20],
 )
@@ -274,12 +278,12 @@ def test_a_damaged_npz(fails, tmp_path, cells, damage):
 def test_paths_that_lead_nowhere(fails, tmp_path, cells):
     (tmp_path / "empty").mkdir()
     assert "no images; expected files ending in .bmp" in fails(tmp_path / "empty", tmp_path)
-    assert "No such file or directory" in fails(tmp_path / "nowhere", tmp_path / "empty")
+    assert "nowhere: no such file or folder" in fails(tmp_path / "nowhere", tmp_path / "empty")
     one = put(tmp_path / "one", cells[:1])
     assert "1 image, expected at least 2" in fails(one, one)
     assert "--batch-size 0" in fails(one, one, "--batch-size", "0")
     (tmp_path / "text.npz").write_text("<html>")
-    assert "text.npz: not readable" in fails(tmp_path / "text.npz", tmp_path)
+    assert "text.npz: a text file, expected a folder" in fails(tmp_path / "text.npz", tmp_path)
 
 
 # ---- pytorch-fid -------------------------------------------------------------------------------

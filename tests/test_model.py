@@ -64,7 +64,7 @@ def test_more_images_begin_with_the_same_ones_in_chunks_and_out(tmp_path, monkey
     run(tmp_path / "run")
     whole = load(tmp_path / "run").sample(11)
     assert len({image.tobytes() for image in whole}) == 11
-    monkeypatch.setattr(model, "CHUNK", 4)
+    monkeypatch.setattr(model, "CPU_CHUNK", 4)
     near(load(tmp_path / "run").sample(11), whole)
     near(load(tmp_path / "run").sample(2), whole[:2])
 

@@ -1,127 +1,177 @@
-"""Images as people keep them, folders and .npz files, read part by part."""
+"""Image files as people see them: 8 bits a channel, upright, opaque, one picture a file."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bloodjax.data import SPLITS
-from bloodjax.images import as_uint8
-from bloodjax.runtime import npz
+from bloodjax.runtime.progress import console
 
 SUFFIXES = (".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-ARRAYS = ("images", "seeds", *(f"{split}_images" for split in SPLITS))  # what is looked for
+# Files of file managers, beside those that begin with a dot; macOS writes "Icon\r".
+LEFTOVERS = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir")
+GREY = ("1", "L", "LA", "La")  # Pillow's modes of one channel
+COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
+ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # TIFF's tags; a format of 1 is unsigned
+NOTES = {  # condition of a file -> what is done about it
+    "turned": "turned upright by EXIF orientation, which pytorch-fid ignores",
+    "cmyk": "converted from CMYK to RGB without a colour profile",
+    "profile": "with a colour profile other than sRGB, which is not applied",
+    "mpo": "of several pictures in one file (MPO), of which the first is read",
+}
 
 
-class Source(NamedTuple):
-    """Images to be read part by part: uint8 [n, H, W, 3], of one size within a part."""
+class Contents(NamedTuple):
+    """The contents of a folder, sorted by name, without hidden files and leftovers."""
 
-    count: int
-    parts: Iterator[np.ndarray]
+    images: list[Path]
+    folders: list[Path]
+    others: list[Path]
 
 
-def open_images(path: Path, batch: int, workers: int = 1, seed: int | None = None) -> Source:
-    """The images of a folder or an .npz file, in parts of at most `batch`.
+class Picture(NamedTuple):
+    """One image file.
 
-    Args:
-        workers: threads that read a folder's files.
-        seed: whose images, if an .npz holds samples of several seeds.
+    Attributes:
+        pixels: uint8 [H, W, C], C = 1 if the file is grey, else 3.
+        notes: keys of `NOTES`.
+    """
+
+    pixels: np.ndarray
+    notes: tuple[str, ...]
+
+
+def list_folder(folder: Path) -> Contents:
+    """Sort the contents of a folder into images, by their suffix, folders and other files."""
+    contents = Contents([], [], [])
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name.lower() in LEFTOVERS:
+            continue
+        if path.is_dir():
+            contents.folders.append(path)
+        elif path.suffix.lower() in SUFFIXES:
+            contents.images.append(path)
+        else:
+            contents.others.append(path)
+    return contents
+
+
+def refuse_imageless(folder: Path, contents: Contents) -> None:
+    """Raise ValueError if a folder holds no images, with the remedy."""
+    if contents.images:
+        return
+    if contents.folders:
+        names = _shorten(contents.folders)
+        raise ValueError(f"{folder}: no images in it, but folders ({names}): give one of these")
+    others = f" among its files ({_shorten(contents.others)})" if contents.others else ""
+    raise ValueError(f"{folder}: no images{others}; expected files ending in {', '.join(SUFFIXES)}")
+
+
+def report_unread(folder: Path, paths: Sequence[Path], kind: str) -> None:
+    """Print how many files or folders in a folder are not read, and the first names."""
+    if paths:
+        _print(f"{folder}: not read: {len(paths):,} {kind} ({_shorten(paths)})")
+
+
+def report_notes(folder: Path, notes: Iterable[str]) -> None:
+    """Print how many images of a folder are not taken byte for byte, and why."""
+    for note, count in Counter(notes).items():
+        _print(f"{folder}: {count:,} images {NOTES[note]}")
+
+
+def _shorten(paths: Sequence[Path]) -> str:
+    return textwrap.shorten(", ".join(path.name for path in paths), 80, placeholder=" ...")
+
+
+def _print(message: str) -> None:
+    console.print(message, markup=False, soft_wrap=True)
+
+
+def read_image(file: Path) -> Picture:
+    """Read one image file as people see it.
 
     Raises:
-        ValueError: a file that is not an image, or arrays that are not images; names the file. What
-            is seen of that in the pixels alone is said while they are read.
-        FileNotFoundError: there is no such file.
+        ValueError: not a whole image, several pages or frames, more than 8 bits a channel, or
+            transparent pixels; names file and remedy.
     """
-    if path.is_dir():
-        return open_folder(path, batch, workers)
-    images = read_images(path, seed)
-
-    def parts() -> Iterator[np.ndarray]:
-        for start in range(0, len(images), batch):
-            with name_value_errors(path):
-                part = as_uint8(images[start : start + batch])
-            yield part
-
-    return Source(len(images), parts())
-
-
-def open_folder(folder: Path, batch: int, workers: int) -> Source:
-    """The images in a folder, not in folders below it, those of one size after one another."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise ValueError(f"{folder}: no images; expected files ending in {', '.join(SUFFIXES)}")
-    sizes: dict[tuple[int, int], list[Path]] = {}
-    for file in files:
-        with open_image(file) as image:
-            sizes.setdefault(image.size, []).append(file)
-    batches = [
-        group[i : i + batch] for group in sizes.values() for i in range(0, len(group), batch)
-    ]
-
-    def parts() -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
-            ahead = [pool.submit(read_image, file) for file in batches[0]]
-            for following in [*batches[1:], []]:  # the next batch is read while one is computed
-                now, ahead = ahead, [pool.submit(read_image, file) for file in following]
-                yield np.stack([reading.result() for reading in now])
-
-    return Source(len(files), parts())
-
-
-def open_image(file: Path) -> Image.Image:
-    """A file whose header could be read; pixels come later."""
     try:
-        return Image.open(file)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file}: not a readable image ({error}); mend or remove it") from None
-
-
-def read_image(file: Path) -> np.ndarray:
-    """uint8 [H, W, 3]."""
-    with open_image(file) as image:
+        image = Image.open(file)
+    except UnidentifiedImageError:
+        raise ValueError(f"{file}: not an image that can be read; replace or remove it") from None
+    except Exception as error:  # any error that foreign bytes cause in Pillow
+        raise ValueError(f"{file}: cannot be read ({error}); replace or remove it") from None
+    with image:
+        _check(file, image)
         try:
-            if image.mode[0] in "IF":
-                raise ValueError(f"mode {image.mode}, expected 8 bits a channel")
-            return np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ValueError(f"{file}: not a whole image ({error}); mend or remove it") from None
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            pixels = np.asarray(upright.convert("L" if image.mode in GREY else "RGB"))
+            opaque = not image.has_transparency_data or _is_opaque(upright)
+            notes = tuple(_notes(image))
+        except Exception as error:
+            raise ValueError(f"{file}: not a whole image ({error}); replace or remove it") from None
+    if not opaque:
+        raise ValueError(f"{file}: transparent pixels, expected none: put it on a background")
+    return Picture(pixels.reshape(*pixels.shape[:2], -1), notes)
 
 
-def read_images(file: Path, seed: int | None) -> np.ndarray:
-    """[N, H, W, C] of an .npz: a run's samples ("images") or MedMNIST's (all its splits)."""
-    found = npz.names(file)
-    wanted = [name for name in ARRAYS if name in found]
-    if not wanted:
-        known = ", ".join(found) or "nothing"
-        raise ValueError(f"{file}: {known}: expected images, train_images or mu and sigma")
-    arrays = npz.read(file, *wanted)
-    seeds = arrays.pop("seeds", None)
-    with name_value_errors(file):
-        images = arrays["images"] if "images" in arrays else np.concatenate([*arrays.values()])
-        if images.ndim == 5 and seeds is not None:
-            images = select_seed(images, seeds, seed)
-        images = images[..., None] if images.ndim == 3 else images  # MedMNIST's grey ones
-        if images.ndim != 4:
-            raise ValueError(f"images of shape {images.shape}: expected (N, H, W, C)")
-    return images
+def _check(file: Path, image: Image.Image) -> None:
+    """Refuse a file whose header tells that it cannot be read as people see it."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise ValueError(
+            f"{file}: {frames} pages or frames, expected one picture: save each as a file"
+        )
+    if (bits := _depth(image)) != 8:
+        raise ValueError(
+            f"{file}: {bits} a channel, expected 8: scale its values to 0..255 and save it anew"
+        )
+    if image.mode not in (*GREY, *COLOUR):
+        raise ValueError(f"{file}: mode {image.mode}, expected grey or RGB: convert it")
 
 
-def select_seed(images: np.ndarray, seeds: np.ndarray, seed: int | None) -> np.ndarray:
-    """One seed's images [N, H, W, C] of a run's [S, N, H, W, C]."""
-    found = seeds.tolist()
-    if seed is None and len(found) > 1 or seed is not None and seed not in found:
-        known = ", ".join(map(str, found))
-        raise ValueError(f"samples of the seeds {known}: choose one with --seed")
-    return images[0 if seed is None else found.index(seed)]
+def _is_opaque(image: Image.Image) -> bool:
+    return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+
+
+def _depth(image: Image.Image) -> int | str:
+    """Return the bits of a channel: 8 for 8 and fewer, which Pillow scales to 0..255."""
+    if image.mode[0] in "IF":
+        return "more than 8 bits"
+    tags: Any = getattr(image, "tag_v2", {})
+    if set(tags.get(SAMPLE_FORMAT, (1,))) != {1}:
+        return "signed numbers"
+    tile: Any = getattr(image, "tile", None)  # of image files, not of images in memory
+    arguments = tile[0][3] if tile else ""
+    raw_mode, *rest = (arguments,) if isinstance(arguments, str) else arguments
+    wide = re.search(r";(12|16|32)", str(raw_mode))
+    bits = [*tags.get(BITS_PER_SAMPLE, ()), int(wide[1]) if wide else 8]
+    if image.format == "PPM" and rest and rest[0] > 255:  # the largest value
+        bits.append(16)
+    return f"{max(bits)} bits" if max(bits) > 8 else 8
+
+
+def _notes(image: Image.Image) -> Iterator[str]:
+    if image.getexif().get(ORIENTATION, 1) not in (0, 1):
+        yield "turned"
+    if image.mode == "CMYK":
+        yield "cmyk"
+    elif b"sRGB" not in (image.info.get("icc_profile") or b"sRGB").replace(b"\0", b""):
+        yield "profile"
+    if image.format == "MPO":
+        yield "mpo"
 
 
 @contextmanager
 def name_value_errors(what: Path | str) -> Iterator[None]:
-    """Errors about values in the block say whose they are: `what`."""
+    """Prefix the ValueErrors of a block with the file or option that causes them."""
     try:
         yield
     except ValueError as error:

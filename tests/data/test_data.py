@@ -176,7 +176,7 @@ def test_bad_containers_are_refused(home):
         (home / name).write_bytes(content)
         refused(home / name)
     (home / "folder.npz").mkdir()
-    refused(home / "folder.npz", "directory")
+    refused(home / "folder.npz", "a folder", "data.source=folder")
     with zipfile.ZipFile(home / "texts.npz", "w") as archive:
         for key in arrays():
             archive.writestr(f"{key}.npy", "no array")

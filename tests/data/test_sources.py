@@ -120,9 +120,9 @@ def spoil_bytes(folder):
 
 BAD_FOLDERS = {
     "two sizes": (spoil_size, "train/a/000.png is 28x28 and .*val/b/001.png 28x27.*resize"),
-    "16 bits": (spoil_depth, "val/b/001.png: .*8 bits a channel"),
-    "cut short": (spoil_bytes, "val/b/001.png: not a whole image.*mend or remove"),
-    "text": (lambda f: (f / "val/b/001.png").write_text("x"), "val/b/001.png: not a readable"),
+    "16 bits": (spoil_depth, "val/b/001.png: more than 8 bits a channel, expected 8"),
+    "cut short": (spoil_bytes, "val/b/001.png: not a whole image.*replace or remove"),
+    "text": (lambda f: (f / "val/b/001.png").write_text("x"), "val/b/001.png: not an image"),
     "empty class": (lambda f: (f / "val/c").mkdir(), "val/c: neither folders nor images.*png"),
     "other folder": (lambda f: (f / "extra").mkdir(), "folders extra beside train, val, test"),
     "too deep": (lambda f: shutil.move(f / "val", f / "train/a/val"), "beside images"),

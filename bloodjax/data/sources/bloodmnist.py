@@ -12,6 +12,7 @@ import numpy as np
 import pooch
 
 from bloodjax.data.dataset import SPLITS, Dataset, join
+from bloodjax.data.file_kinds import list_arrays
 from bloodjax.runtime import download, npz
 from bloodjax.runtime.download import Unavailable
 from bloodjax.runtime.progress import console
@@ -40,7 +41,8 @@ def load(path: str = "", split: str = "all") -> Dataset:
 
     Args:
         path: an .npz of any MedMNIST flag and size, read instead of all other places.
-        split: "all" (train, val, test in this order), "train", "val" or "test".
+        split: "all" (train, val, test in this order, as far as the file has them), "train", "val"
+            or "test".
 
     Returns:
         images uint8 [N, H, W, C] (grey: C = 1) and labels int32 [N], in the order of the file.
@@ -52,12 +54,14 @@ def load(path: str = "", split: str = "all") -> Dataset:
     """
     file = _find(path)
     parts = _read(file)
+    if split not in (*parts, "all"):
+        _refuse(file, f"the splits {', '.join(parts)}, no {split}", f"{split}_images")
     count = 1 + max(int(labels.max()) for _, labels in parts.values())
     is_blood = "bloodmnist" in file.stem.lower() and count == len(CLASSES)
     if is_blood and _md5(file) != MD5:
         note = f"{file}: not the published checksum; used as it is"
         console.print(note, markup=False, soft_wrap=True)
-    wanted = [parts[name] for name in SPLITS if split in (name, "all")]
+    wanted = [part for name, part in parts.items() if split in (name, "all")]
     classes = CLASSES if is_blood else [f"class {k}" for k in range(count)]
     return join(wanted, classes, "bloodmnist" if is_blood else file.stem)
 
@@ -105,27 +109,31 @@ def _read(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Read and check images and labels of each split; nothing is unpickled."""
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file; {REMEDY}")
-    if not file.is_file():
-        _refuse(file, "a directory", "an .npz file")
+    if file.is_dir():
+        _refuse(file, "a folder", "an .npz file, or data.source=folder for a folder of images")
     try:
-        keys = npz.names(file)
-        missing = [key for key in KEYS if key not in keys]
-        arrays = {} if missing else npz.read(file, *KEYS)
+        keys = list_arrays(file)
+        splits = [name for name in SPLITS if {f"{name}_images", f"{name}_labels"} <= set(keys)]
+        half = [key for key in keys if key in KEYS and key.partition("_")[0] not in splits]
+        arrays = npz.read(file, *(key for key in KEYS if key.partition("_")[0] in splits))
     except (OSError, ValueError) as error:
         raise ValueError(f"{error}; {REMEDY}") from None
-    if missing:
-        _refuse(file, f"no {', '.join(missing)}", f"the arrays {', '.join(KEYS)}")
+    if half or not splits:
+        pairs = {"images": "labels", "labels": "images"}
+        split, _, kind = half[0].partition("_") if half else ("", "", "")
+        found = f"{half[0]} without {split}_{pairs[kind]}" if half else f"arrays {keys}"
+        _refuse(file, found, "pairs of arrays such as train_images and train_labels")
 
-    labels = {split: _labels(file, split, arrays[f"{split}_labels"]) for split in SPLITS}
-    images = {split: _images(file, split, arrays[f"{split}_images"]) for split in SPLITS}
-    shapes = {images[split].shape[1:] for split in SPLITS}
+    labels = {split: _labels(file, split, arrays[f"{split}_labels"]) for split in splits}
+    images = {split: _images(file, split, arrays[f"{split}_images"]) for split in splits}
+    shapes = {images[split].shape[1:] for split in splits}
     if len(shapes) > 1:
         _refuse(file, f"image shapes {sorted(shapes)}", "one shape in all splits")
-    for split in SPLITS:
+    for split in splits:
         n, m = len(images[split]), len(labels[split])
         if n != m:
             _refuse(file, f"{split} {n} images and {m} labels", "one label for each image")
-    return {split: (images[split], labels[split]) for split in SPLITS}
+    return {split: (images[split], labels[split]) for split in splits}
 
 
 def _images(file: Path, split: str, x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A folder of images, the classes in folders of their own: what most tools write and read."""
+"""A folder of images, the classes in folders of their own: the layout of most tools."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -6,19 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-from bloodjax.data import SPLITS, Dataset, join
-from bloodjax.data.image_files import SUFFIXES, open_image, read_image
+from bloodjax.data.dataset import SPLITS, Dataset, join
+from bloodjax.data.image_files import (
+    SUFFIXES,
+    list_folder,
+    read_image,
+    report_notes,
+    report_unread,
+)
 from bloodjax.runtime.progress import progress
-
-GREY = ("1", "L", "LA")  # Pillow's modes of one channel of at most 8 bits
 
 
 def load(path: str = "", split: str = "all") -> Dataset:
     """Read the image files of a folder DIR into memory.
 
-    They lie in DIR/CLASS, or in DIR if there is but one class, which is then called DIR. If DIR
-    holds folders train, val or test, these are the splits, and each is laid out like that; else DIR
-    as a whole is "all". Classes are sorted by name, images by class, then by file name.
+    They lie in DIR/CLASS, or in DIR if there is one class, which then has DIR's name. If DIR holds
+    folders train, val or test, these are the splits, each with that layout; else DIR as a whole is
+    "all". Classes are sorted by name, images by class, then by file name.
 
     Args:
         path: DIR.
@@ -26,52 +30,59 @@ def load(path: str = "", split: str = "all") -> Dataset:
 
     Returns:
         images uint8 [N, H, W, C], C = 1 if all files of DIR are grey, else 3, and labels int32 [N];
-        called as DIR.
+        the data have DIR's name.
 
     Raises:
         ValueError: no such folder or split, folders beside images, an empty folder, images of two
-            sizes, or a file that is not an image of 8 bits a channel; says the remedy.
+            sizes, or a file that `read_image` refuses; names the remedy.
     """
     folder = Path(path).expanduser().resolve()
     if not path or not folder.is_dir():
-        raise ValueError(f"data.path={path!r}: expected a folder of images for data.source=folder")
-    found = list(_files(folder))
-    splits = list(dict.fromkeys(name for name, _, _ in found))
+        hint = "; for an .npz, data.source=bloodmnist" if folder.is_file() else ""
+        raise ValueError(
+            f"data.path={path!r}: expected a folder of images for data.source=folder{hint}"
+        )
+    unread: set[Path] = set()
+    files = list(_list_files(folder, unread))
+    report_unread(folder, sorted(unread), "other files")
+    splits = list(dict.fromkeys(name for name, _, _ in files))
     if split not in (*splits, "all"):
         has = f"the splits {', '.join(splits)}" if splits[0] else "no splits"
         raise ValueError(f"{folder}: it has {has}; expected a folder {folder / split}")
-    classes = sorted({label for _, label, _ in found})
-    channels = _channels([file for _, _, file in found])
-    wanted = [(label, file) for name, label, file in found if split in (name, "all")]
-    labels = np.array([classes.index(label) for label, _ in wanted])
-    return join([(_read([file for _, file in wanted], channels), labels)], classes, folder.name)
+    classes = sorted({label for _, label, _ in files})
+    images = _read(folder, [file for _, _, file in files])
+    rows = [i for i, (name, _, _) in enumerate(files) if split in (name, "all")]
+    labels = np.array([classes.index(files[i][1]) for i in rows])
+    return join([(images[rows], labels)], classes, folder.name)
 
 
-def _files(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """(split, class, file) of every image, in order; the split is "" where there are none."""
-    there = [part.name for part in _look(folder)[0]]
-    splits = [name for name in SPLITS if name in there]
-    if splits and len(splits) < len(there):
-        others = ", ".join(name for name in there if name not in splits)
+def _list_files(folder: Path, unread: set[Path]) -> Iterator[tuple[str, str, Path]]:
+    """Yield (split, class, file) of every image, in order, and collect other files in `unread`.
+
+    The split is "" if there are none.
+    """
+    inside = [part.name for part in _look(folder, unread)[0]]
+    splits = [name for name in SPLITS if name in inside]
+    if splits and len(splits) < len(inside):
+        rest = ", ".join(name for name in inside if name not in splits)
         raise ValueError(
-            f"{folder}: folders {others} beside {', '.join(splits)}; expected none but train, val "
+            f"{folder}: folders {rest} beside {', '.join(splits)}; expected none but train, val "
             "and test, with the classes in them; if all are classes, move them into train"
         )
     for split in splits or [""]:
-        folders, images = _look(folder / split)
+        folders, images = _look(folder / split, unread)
         yield from ((split, folder.name, file) for file in images)
         for part in folders:
-            deeper, images = _look(part)
+            deeper, images = _look(part, unread)
             if deeper:
                 raise ValueError(f"{part}: holds folders; expected the images of one class")
             yield from ((split, part.name, file) for file in images)
 
 
-def _look(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders in a folder or else its images, sorted; hidden ones do not count."""
-    there = sorted(part for part in folder.iterdir() if not part.name.startswith("."))
-    folders = [part for part in there if part.is_dir()]
-    images = [part for part in there if part.suffix.lower() in SUFFIXES and part not in folders]
+def _look(folder: Path, unread: set[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the folders in a folder or else its images."""
+    images, folders, others = list_folder(folder)
+    unread.update(others)
     if bool(folders) == bool(images):
         found = f"folders ({folders[0].name}) beside images ({images[0].name})" if images else ""
         raise ValueError(
@@ -81,24 +92,20 @@ def _look(folder: Path) -> tuple[list[Path], list[Path]]:
     return folders, images
 
 
-def _channels(files: Sequence[Path]) -> int:
-    """1 if all files are grey, else 3, by their headers alone; refuses images of two sizes."""
-    modes, first = set(), None
-    for file in files:
-        with open_image(file) as image:
-            first = first or image.size
-            modes.add(image.mode)
-            if image.size != first:
-                sizes = "{} is {}x{} and {} {}x{}".format(files[0], *first, file, *image.size)
-                raise ValueError(f"{sizes}: expected one size; resize all to one and start again")
-    return 1 if modes <= set(GREY) else 3
-
-
-def _read(files: Sequence[Path], channels: int) -> np.ndarray:
-    """uint8 [N, H, W, channels]; grey files have three equal channels when read as colour."""
-    images = []
+def _read(folder: Path, files: Sequence[Path]) -> np.ndarray:
+    """Read images of one size: uint8 [N, H, W, C], C = 1 if all files are grey, else 3."""
+    images, notes = [], []
     with ThreadPoolExecutor() as pool, progress("read images", len(files)) as advance:
-        for image in pool.map(read_image, files):
-            images.append(image[..., :channels].copy() if channels == 1 else image)
+        for file, picture in zip(files, pool.map(read_image, files), strict=True):
+            images.append(picture.pixels)
+            notes += picture.notes
+            (h, w), (height, width) = images[0].shape[:2], picture.pixels.shape[:2]
+            if (h, w) != (height, width):
+                raise ValueError(
+                    f"{files[0]} is {w}x{h} and {file} {width}x{height}: expected one size; "
+                    "resize all to one and start again"
+                )
             advance()
-    return np.stack(images)
+    report_notes(folder, notes)
+    channels = max(image.shape[2] for image in images)
+    return np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
