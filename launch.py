@@ -4,11 +4,12 @@ python launch.py --config=configs/ddpm.py
 """
 
 import os
+import re
 import sys
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
@@ -101,7 +102,9 @@ def main(argv: list[str]) -> None:
         doctor.print_table()
         return
     if CONFIG.value is None or argv[1:]:
-        raise app.UsageError(f"expected --config=FILE; not understood: {argv[1:]}")
+        raise ValueError(
+            f"expected --config=FILE, such as --config=configs/ddpm.py; not understood: {argv[1:]}"
+        )
     config = CONFIG.value.to_dict()
     folder = Path(WORKDIR.value or Path("runs", config["name"]))
     if mode == "benchmark":
@@ -182,7 +185,8 @@ def run_stages(
         if run.log.tensorboard and processes.is_main():
             board = Board(folder, run.seeds, dataset)
         source = folder.parent / run.sample.model if run.sample.model else folder
-        tx = make_optimizer(run.optimizer)
+        steps = run.train.epochs * -(-len(dataset.images) // run.train.batch_size)
+        tx = make_optimizer(run.optimizer, steps)
 
         if mode in ("run", "train") and source == folder:
             show = board.show_evaluated if board else None
@@ -225,7 +229,7 @@ def benchmark(config: dict[str, Any], folder: Path) -> None:
     from bloodjax.bench.benchmark import BenchConfig, run_benchmark
 
     if "runs" in config:
-        raise app.UsageError("--mode=benchmark takes one method, such as --config=configs/ddpm.py")
+        raise ValueError("--mode=benchmark takes one method, such as --config=configs/ddpm.py")
     run = parse(config)
     bench = options.build(BenchConfig, "bench", config["bench"])
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # leave the memory to the contestants
@@ -277,5 +281,29 @@ def cli(argv: list[str]) -> int | str | None:
         raise
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse the flags and load the configuration; print an error in one line and exit with 1."""
+    for flag in re.findall(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join(argv)):
+        file = flag.partition(":")[0]
+        if not Path(file).is_file():
+            exit_with_error(
+                f"--config={flag}: there is no file {file!r} here; start launch.py in its own "
+                "folder, or give the whole path"
+            )
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:  # of a flag, a key of the configuration, or its file
+        lines = str(error.args[0] if error.args else error).replace("\\n", "\n").splitlines()
+        causes = [line for line in lines if re.match(r"\s*\w+Error: ", line)]
+        text = causes[-1].partition(": ")[2] if causes else " ".join(map(str.strip, lines))
+        exit_with_error(text.replace("\\'", "'").replace("''", "'").rstrip("'"))
+
+
+def exit_with_error(text: str) -> NoReturn:
+    """Print an error and end the process with exit code 1."""
+    console.print(f"error: {text}", markup=False, soft_wrap=True)
+    sys.exit(1)
+
+
 if __name__ == "__main__":
-    app.run(cli)
+    app.run(cli, flags_parser=parse_flags)

@@ -19,6 +19,7 @@ class Purpose(enum.IntEnum):
     ORDER = 1  # of the images in an epoch
     SAMPLE = 2
     LOSS = 3
+    AUGMENT = 1000  # of the images in a step
 
 
 def key_at(seed: Array, purpose: int, index: Array | int = 0) -> Array:

@@ -32,10 +32,14 @@ def base(name: str) -> ConfigDict:
                 "learning_rate": 1e-3,  # the paper's for VAE and DDPM
                 "beta1": 0.9,  # the paper's, also for the GAN
                 "beta2": 0.999,  # the paper's
+                "warmup_steps": 0,  # none in the paper
+                "decay": "none",  # none in the paper; or cosine, to 0 at the end
+                "clip_norm": 0.0,  # no clipping of gradients in the paper
             },
             "train": {
                 "epochs": 20,  # the paper's
                 "batch_size": 128,  # the paper's
+                "augment": False,  # not in the paper; True: flips and quarter turns
                 "ema_decay": 0.0,  # none in the paper
                 "scan_steps": 0,  # steps per dispatch: 1 on CPU, an epoch on accelerators
                 # How seeds are spread over devices: auto times the strategies that make sense and

@@ -27,6 +27,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     }
     config.train.ema_decay = 0.998  # a memory of 500 steps of 2,680; the loss has flattened by then
     config.sampler = {
+        "name": "ddim",  # a name in bloodjax/diffusion/samplers.py
         "steps": 1000,  # all timesteps, with eta 1: the ancestral sampler of Ho et al.
         "eta": 1.0,  # 0 with fewer steps: DDIM
         "clip": True,  # of the estimated x0: early errors do not grow

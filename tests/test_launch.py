@@ -144,6 +144,9 @@ def test_what_a_run_takes_may_change_and_what_it_is_may_not(tmp_path):
         (["--config.data.source=bloodmnst"], "did you mean 'bloodmnist'"),
         (["--config.score.features=('blodnet',)"], "expected one of bloodnet"),
         (["--config.train.epochs=0"], "train.epochs=0: expected an integer, at least 1"),
+        (["--config=configs/vea.py:quick"], "there is no file 'configs/vea.py' here"),
+        (["--config.trian.epochs=2"], 'Did you mean "train"'),
+        (["--config.train.epochs=many"], "invalid literal"),
         (["--config.data.path=nowhere.npz"], "nowhere.npz: no such file"),
     ],
 )
@@ -151,6 +154,7 @@ def test_a_mistake_is_said_at_once_in_one_line(launch, tmp_path, arguments, word
     done = launch(*arguments)
     assert done.returncode != 0
     assert words in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists(), "nothing is written for a command that cannot work"
 
 

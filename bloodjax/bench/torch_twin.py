@@ -181,9 +181,18 @@ class DDPM(Twin):
         return self.table(np.stack(columns, axis=1))
 
     def generate(
-        self, draws: Iterator[Tensor], *, steps: int, eta: float, clip: bool, variance: str
+        self,
+        draws: Iterator[Tensor],
+        *,
+        steps: int,
+        eta: float,
+        clip: bool,
+        variance: str,
+        name: str = "ddim",
     ) -> Tensor:
         """Walk from noise to images by DDIM, or with eta 1 by ancestral sampling."""
+        if name != "ddim":
+            raise ValueError(f"sampler.name={name!r}: the PyTorch twin has 'ddim' only")
         x = next(draws)
         for step in self.schedule(steps, eta, variance):
             noise = next(draws) if eta or variance == "beta" else None

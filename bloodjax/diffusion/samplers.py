@@ -2,10 +2,11 @@
 
 Each takes `denoise(x, level)`, which estimates image and noise from one x_t [H, W, C], and returns
 x_0 with the estimate of the image at every step, [steps, H, W, C]. Coefficients are computed on the
-host in float64; a step is a body of `lax.scan`. A further sampler is a further function.
+host in float64; a step is a body of `lax.scan`. A further sampler is a further function, and its
+name in SAMPLERS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
@@ -73,3 +74,14 @@ def ddim_coefficients(
 def select(levels: Levels, rows: slice) -> Levels:
     """Return some of the levels."""
     return Levels(*(values[rows] for values in levels))
+
+
+# name -> sampler(denoise, x, levels, key, eta=..., variance=...), for `sampler.name`
+SAMPLERS: Mapping[str, Callable[..., tuple[Array, Array]]] = {"ddim": ddim}
+
+
+def choose_sampler(name: str) -> Callable[..., tuple[Array, Array]]:
+    """Return the sampler called `name`; ValueError if there is none."""
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler.name={name!r}: expected {' or '.join(SAMPLERS)}")
+    return SAMPLERS[name]

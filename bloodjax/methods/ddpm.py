@@ -97,6 +97,7 @@ class DDPM:
         eta: Share,
         clip: bool,
         variance: Literal["posterior", "beta"],
+        name: str = "ddim",
     ) -> Array:
         """Return one image after `steps` network calls.
 
@@ -110,8 +111,12 @@ class DDPM:
             eta: from 0, deterministic after the first noise, to 1.
             clip: clip the estimate of x_0 to [-1, 1] at every step.
             variance: of the added noise, "posterior" (β̃) or "beta".
+            name: of the sampler in `samplers.SAMPLERS`; it may ignore eta and variance.
         """
-        return self.walk(params, key, steps=steps, eta=eta, clip=clip, variance=variance)[0]
+        image, _ = self.walk(
+            params, key, steps=steps, eta=eta, clip=clip, variance=variance, name=name
+        )
+        return image
 
     def trace(
         self,
@@ -126,10 +131,18 @@ class DDPM:
         return estimates[np.round(np.linspace(0, len(estimates) - 1, 9)).astype(int)]
 
     def walk(
-        self, params: Params, key: Array, *, clip: bool, steps: int, **sampler: Any
+        self,
+        params: Params,
+        key: Array,
+        *,
+        clip: bool,
+        steps: int,
+        name: str = "ddim",
+        **sampler: Any,
     ) -> tuple[Array, Array]:
         """Return x_0 and the estimate of it at every step, [H, W, C] and [steps, H, W, C]."""
-        options.check(self.sample, "sampler", {"clip": clip, "steps": steps, **sampler})
+        checked = {"clip": clip, "steps": steps, "name": name, **sampler}
+        options.check(self.sample, "sampler", checked)
 
         def denoise(x: Array, level: Levels) -> Estimate:
             noise = self.predict_noise(params, x[None], level.t[None])[0]
@@ -138,7 +151,7 @@ class DDPM:
 
         levels = self.process.levels(steps)
         x = random.normal(random.fold_in(key, 0), self.shape)
-        return samplers.ddim(denoise, x, levels, key, **sampler)
+        return samplers.choose_sampler(name)(denoise, x, levels, key, **sampler)
 
 
 Method = DDPM

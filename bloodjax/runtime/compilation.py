@@ -25,6 +25,14 @@ PRECISIONS = {
     "tf32": ("tensorfloat32", "float32"),
     "bfloat16": ("bfloat16", "bfloat16"),
 }
+# Settings that change results. JAX reads them from the shell; bloodjax always sets these.
+PINNED = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_disable_jit": False,
+}
 
 # engine -> compiler options of programs that run long: training and sampling.
 ENGINES: dict[str, dict[str, Any]] = {
@@ -58,6 +66,8 @@ def configure_jax(deterministic: bool, precision: str) -> str:
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
     products, dtype = PRECISIONS[precision]
+    for name, value in PINNED.items():
+        jax.config.update(name, value)
     jax.config.update("jax_default_matmul_precision", products)
     keep_freed_memory()
     if deterministic:

@@ -29,5 +29,6 @@ def environment() -> dict[str, str]:
         **{name: metadata.version(name) for name in PACKAGES},
         "device": f"{jax.device_count()} × {device.device_kind} ({device.platform})",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git_commit": commit or "unknown",
     }

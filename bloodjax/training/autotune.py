@@ -91,14 +91,12 @@ def choose_program(
         return make_program(answer, advance, seeds, batch)
 
     # Measure if there is a choice
-    names: tuple[str, ...] = parse_strategies(strategy)
-    if names == ("auto",):
-        names = candidates(seeds, batch)
+    names = candidates(seeds, batch) if strategy == "auto" else parse_strategies(strategy)
     programs = {name: make_program(name, advance, seeds, batch) for name in names}
     rows = []
-    if len(names) > 1:
+    if len(programs) > 1:
         rows = measure(programs, min(length, STEPS), state, orders, data)
-    fastest = min(rows, key=lambda row: row["ms_per_step"])["strategy"] if rows else names[0]
+    fastest = min(rows, key=lambda row: row["ms_per_step"])["strategy"] if rows else [*programs][0]
     best = broadcast_name(lambda: fastest)
 
     # Write the choice down

@@ -1,6 +1,5 @@
 """The training loop, which resumes where it was stopped."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,9 @@ from bloodjax.training.log import Log, LogShape, open_log, trim
 from bloodjax.training.step import (
     State,
     abstract_states,
-    advance,
     epoch_orders,
     init_states,
-    train_step,
+    make_advance,
 )
 
 # A state on the host -> {"name": of a measure, "values": one float per seed, lower is better}, and
@@ -41,6 +39,7 @@ class TrainConfig:
     Attributes:
         epochs: passes over the data.
         batch_size: images per step and seed.
+        augment: show each image turned and mirrored at random, see `step.augmented_step`.
         ema_decay: decay of the moving average of the parameters; 0 turns the average off.
         scan_steps: steps per dispatch. 0 means 1 on a CPU, where convolutions in loops are slow,
             and an epoch on an accelerator, where dispatches cost more than the loop.
@@ -53,6 +52,7 @@ class TrainConfig:
 
     epochs: Positive = 20
     batch_size: Positive = 128
+    augment: bool = False
     ema_decay: Annotated[float, Interval(0, 1, open_high=True)] = 0.0
     scan_steps: Count = 0
     strategy: str = "auto"
@@ -96,7 +96,7 @@ def train(
         SystemExit: SIGINT or SIGTERM came; the step was finished and saved first.
     """
     # The step, and how many of them
-    step = functools.partial(advance, functools.partial(train_step, method, tx, config.ema_decay))
+    advance = make_advance(method, tx, config.ema_decay, config.augment)
     shuffle = epoch_orders(seeds, len(dataset.images), config.batch_size)
     per_epoch = -(-len(dataset.images) // config.batch_size)
     total, save_every = config.epochs * per_epoch, config.checkpoint_epochs * per_epoch
@@ -111,7 +111,7 @@ def train(
             return state
         arrays = (dataset.images, dataset.labels)
         first = (dispatch, state, np.asarray(shuffle(0)), arrays)
-        program = choose_program(config.strategy, step, workdir / "strategy.json", *first)
+        program = choose_program(config.strategy, advance, workdir / "strategy.json", *first)
         state, data = program.put(state), [program.put_shared(array) for array in arrays]
         shape = LogShape(tuple(seeds), per_epoch, config.batch_size, total)
         with open_log(workdir / "metrics.jsonl", shape, done, program.fetch, on_written) as log:

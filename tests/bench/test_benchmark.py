@@ -36,9 +36,7 @@ def test_impossible_options_are_refused(values):
 
 @pytest.mark.parametrize("method", [{"name": "edm"}, {"name": "ddpm", "net": "course_unet"}])
 def test_a_method_without_a_twin_is_refused_before_any_work(tmp_path, method):
-    with pytest.raises(
-        ValueError, match=r"method\.(name='edm'|net='course_unet'): .* twin"
-    ):
+    with pytest.raises(ValueError, match=r"method\.(name='edm'|net='course_unet'): .* twin"):
         run_benchmark(
             tmp_path / "new",
             noisy(),

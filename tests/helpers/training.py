@@ -12,13 +12,11 @@ from helpers.tiny import cells, method
 SETTINGS = {"epochs": 2, "batch_size": 16, "ema_decay": 0.9}
 
 
-def run(
-    workdir, name="vae", seeds=(0,), learning_rate=1e-3, evaluate=None, on_written=None, **changes
-):
+def run(workdir, name="vae", seeds=(0,), optimizer=None, evaluate=None, on_written=None, **changes):
     workdir.mkdir(exist_ok=True)
     return loop.train(
         method(name),
-        make_optimizer(OptimizerConfig(learning_rate=learning_rate)),
+        make_optimizer(OptimizerConfig(**optimizer or {})),
         cells(),
         workdir,
         seeds=seeds,

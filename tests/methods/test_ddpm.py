@@ -19,8 +19,10 @@ from helpers.diffusion import (
 )
 from helpers.methods import KEY, batch, random_state
 from helpers.nets import jit
+from jax import random
 from scipy.stats import kstest
 
+from bloodjax.diffusion import samplers
 from bloodjax.diffusion.process import LinearBeta
 from bloodjax.methods.ddpm import DDPM
 
@@ -118,6 +120,16 @@ def test_trace_ends_in_the_sample_of_the_network():
     np.testing.assert_allclose(strip[-1], image, atol=1e-5)
 
 
+def test_the_name_chooses_the_sampler(monkeypatch):
+    def stop(denoise, x, levels, key, **unused):
+        return x, x[None]
+
+    monkeypatch.setitem(samplers.SAMPLERS, "stop", stop)
+    options = {"steps": 10, "eta": 0.0, "clip": True, "variance": "posterior", "name": "stop"}
+    image = a_ddpm().sample({}, {}, KEY, **options)
+    np.testing.assert_array_equal(image, random.normal(random.fold_in(KEY, 0), image.shape))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
@@ -128,6 +140,7 @@ def test_trace_ends_in_the_sample_of_the_network():
         ("variance", "", "'posterior' or 'beta'"),
         ("eta", 1.5, "0 to 1"),
         ("eta", -0.1, "0 to 1"),
+        ("name", "dimm", "ddim"),
     ],
 )
 def test_options_of_the_sampler_that_are_out_of_range_are_refused(name, value, expected):

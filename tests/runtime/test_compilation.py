@@ -22,7 +22,12 @@ from bloodjax.runtime import compilation
 compilation.configure_jax(sys.argv[1] == "deterministic", "float32")
 import jax, jax.numpy as jnp
 jax.jit(lambda x: x @ x)(jnp.ones((8, 8))).block_until_ready()
-found = {"folder": jax.config.jax_compilation_cache_dir, "flags": os.environ["XLA_FLAGS"]}
+found = {
+    "folder": jax.config.jax_compilation_cache_dir,
+    "flags": os.environ["XLA_FLAGS"],
+    "dtype": str(jnp.ones(1).dtype),
+    "key": str(jax.random.key(0).aval.str_short()),
+}
 print(json.dumps(found))
 """
 
@@ -151,3 +156,9 @@ def test_a_gpu_compiles_without_triton_unless_the_user_says_otherwise(monkeypatc
     assert choose() == "XLA without Triton"
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
     assert choose() == "XLA"
+
+
+def test_settings_of_the_shell_do_not_change_results(start):
+    """The shell asks for float64, another generator and no compilation."""
+    _, found = start("plain", JAX_ENABLE_X64="1", JAX_DEFAULT_PRNG_IMPL="rbg", JAX_DISABLE_JIT="1")
+    assert found["dtype"] == "float32" and found["key"] == "key<fry>[]"

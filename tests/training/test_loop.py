@@ -74,6 +74,69 @@ def test_one_step_is_adam_and_the_average_by_hand():
     assert int(state.step) == 5
 
 
+def test_the_learning_rate_warms_up_and_decays():
+    """Adam's first step on a constant gradient has the size of the learning rate."""
+    config = OptimizerConfig(learning_rate=0.1, warmup_steps=4, decay="cosine")
+    tx = steps.make_optimizer(config, 12)
+    state, sizes = tx.init(jnp.zeros(1)), []
+    for _ in range(13):
+        update, state = tx.update(jnp.ones(1), state)
+        sizes.append(-float(update[0]))
+    np.testing.assert_allclose(sizes[:5], [0, 0.025, 0.05, 0.075, 0.1], rtol=1e-4)
+    cosine = [0.1 * (1 + np.cos(np.pi * n / 8)) / 2 for n in range(9)]
+    np.testing.assert_allclose(sizes[4:], cosine, rtol=1e-4, atol=1e-7)
+    kept = steps.make_optimizer(OptimizerConfig(learning_rate=0.1, warmup_steps=1))
+    state = kept.init(jnp.zeros(1))
+    sizes = []
+    for _ in range(3):
+        update, state = kept.update(jnp.ones(1), state)
+        sizes.append(-float(update[0]))
+    np.testing.assert_allclose(sizes, [0, 0.1, 0.1], rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_are_clipped_to_a_norm_over_all_parameters():
+    tx = steps.make_optimizer(OptimizerConfig(clip_norm=1.0))
+    gradient = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    _, state = tx.update(gradient, tx.init(gradient))
+    first_moments = jax.tree.leaves(state[1][0].mu)
+    np.testing.assert_allclose(first_moments, [[0.06], [0.08]], rtol=1e-5)  # 0.1 of 0.6 and 0.8
+
+
+def test_augmented_images_are_all_symmetries_and_labels_stay():
+    square = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    symmetries = set()
+    for turned in (square, square.swapaxes(1, 2)):
+        for mirrored in (turned, turned[:, ::-1]):
+            symmetries |= {np.asarray(x).tobytes() for x in (mirrored, mirrored[:, :, ::-1])}
+    assert len(symmetries) == 8
+    state = steps.init_state(Line(), ADAM, jnp.uint32(0))
+    images, labels = jnp.repeat(square, 400, axis=0), jnp.arange(400)
+    batches = [
+        steps.augmented_step(lambda state, batch: batch, state._replace(step=n), (images, labels))
+        for n in (0, 1)
+    ]
+    counts = {}
+    for image in np.asarray(batches[0][0]):
+        counts[image.tobytes()] = counts.get(image.tobytes(), 0) + 1
+    assert set(counts) == symmetries and min(counts.values()) > 25, "50 of each are expected"
+    np.testing.assert_array_equal(batches[0][1], labels)
+    assert not np.array_equal(batches[0][0], batches[1][0]), "another step, other symmetries"
+    wide = jnp.arange(6.0).reshape(1, 2, 3, 1)
+    shown, _ = steps.augmented_step(
+        lambda state, batch: batch, state, (jnp.repeat(wide, 100, axis=0), labels[:100])
+    )
+    assert len({image.tobytes() for image in np.asarray(shown)}) == 4
+
+
+def test_a_resumed_run_with_augmentation_and_decay_is_bitwise_the_straight_one(tmp_path):
+    settings = {"augment": True, "optimizer": {"warmup_steps": 2, "clip_norm": 1.0}}
+    straight = run(tmp_path / "straight", **settings)
+    run(tmp_path / "resumed", epochs=1, **settings)
+    equal(straight, run(tmp_path / "resumed", **settings))
+    plain = run(tmp_path / "plain", optimizer=settings["optimizer"])
+    assert not np.array_equal(*(jax.tree.leaves(x.params)[1] for x in (straight, plain)))
+
+
 def test_golden_step():
     """One step of a fixed VAE on fixed images, to notice when numbers move.
 
@@ -217,7 +280,7 @@ def test_lines_of_a_process_that_died_before_it_saved_are_dropped(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     run(tmp_path, epochs=1)
     with pytest.raises(FloatingPointError, match=r"is (nan|inf|-inf) at step \d+ of seed 0.*kept"):
-        run(tmp_path, epochs=40, learning_rate=1e30)
+        run(tmp_path, epochs=40, optimizer={"learning_rate": 1e30})
     _, state = Checkpoints(tmp_path / "checkpoints").restore_newest(
         steps.abstract_states(method(), ADAM, (0,))
     )
