@@ -5,6 +5,8 @@ import os
 # Programs for oneDNN cannot be cached: tests that need them ask for them.
 flags = "--xla_backend_optimization_level=0 --xla_cpu_experimental_onednn_custom_call=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+# Tests start processes, which need memory of a GPU too.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax  # noqa: E402 after the flags
 import numpy as np  # noqa: E402

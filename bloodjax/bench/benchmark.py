@@ -101,29 +101,19 @@ def run_benchmark(
     parity.check_twin(method)
     workdir.mkdir(parents=True, exist_ok=True)
     device = "gpu" if jax.default_backend() == "gpu" else "cpu"
-    clock = Stopwatch()
+    python = config.torch_python or sys.executable
+    settings = {"method": dict(method), "optimizer": dict(vars(optimizer)), "ema_decay": ema_decay}
+    clock, rows = Stopwatch(), []
     with tempfile.TemporaryDirectory() as name:
-        # Files for all contestants
         folder = Path(name)
-        adam = dict(vars(optimizer))
-        settings = {"method": dict(method), "optimizer": adam, "ema_decay": ema_decay}
-        np.save(folder / "images.npy", dataset.images)
-        values = settings | {
-            "images": str(folder / "images.npy"),
-            "parity": str(folder / "parity.npz"),
-            "threads": count_cores(),
-            "cache": str(folder / "inductor"),
-        }
-        python = config.torch_python or sys.executable
+        values = settings | write_inputs(folder, dataset, settings)
         plan = Plan(values, dict(sampler), python, device, config.quick)
 
-        # Do all PyTorch variants compute the same?
+        # Which PyTorch variants compute the same?
         with clock.part("parity"):
-            parity.write(folder / "parity.npz", dataset.images[:8], **settings)
             failures = prove(plan)
 
         # Tasks, as many at a time as there is memory for
-        rows: list[Row] = []
         batches = [MAIN_BATCH] if config.quick else config.batches
         for tasks in group(list_tasks(plan, folder, batches), contestant_limit(device)):
             keep_out(tasks, failures)
@@ -140,6 +130,18 @@ def run_benchmark(
     write_files(workdir, rows, clock.seconds)
     tables.print_table(workdir, rows, clock.seconds)
     return rows
+
+
+def write_inputs(folder: Path, dataset: Dataset, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the inputs of all contestants to `folder`; return their paths, for jobs."""
+    np.save(folder / "images.npy", dataset.images)
+    parity.write(folder / "parity.npz", dataset.images[:8], **settings)
+    return {
+        "images": str(folder / "images.npy"),
+        "parity": str(folder / "parity.npz"),
+        "threads": count_cores(),
+        "cache": str(folder / "inductor"),
+    }
 
 
 def count_cores() -> int:

@@ -63,15 +63,9 @@ def draw(job: Job) -> Work:
     method = make_method(job, np.load(job["images"], mmap_mode="r"))
     tx = make_optimizer(OptimizerConfig(**job["optimizer"]))
     model = select_seed(init_states(method, tx, [0]), 0, "ema")
-    engine = compilation.choose_engine()
-    sample = make_sampler(method, job["options"], engine)
+    sample = make_sampler(method, job["options"], compilation.choose_engine())
     chunks = [jnp.arange(i, i + job["chunk"]) for i in range(0, job["count"], job["chunk"])]
-
-    def sample_chunks() -> list[jax.Array]:
-        with compilation.uncached(engine):
-            return [sample(*model, chunk) for chunk in chunks]
-
-    return repeat(sample_chunks, jax.block_until_ready)
+    return repeat(lambda: [sample(*model, chunk) for chunk in chunks], jax.block_until_ready)
 
 
 def features(job: Job) -> Work:

@@ -35,8 +35,8 @@ def check_twin(method: Mapping[str, Any]) -> None:
         ValueError: the method, or its network, is unknown to the twin.
     """
     if method["name"] not in NOISE:
-        known = ", ".join(NOISE)
-        raise ValueError(f"method.name={method['name']!r}: a PyTorch twin exists of {known} only")
+        names = ", ".join(NOISE)
+        raise ValueError(f"method.name={method['name']!r}: a PyTorch twin exists of {names} only")
     if method.get("net", "unet") != "unet":
         raise ValueError(f"method.net={method['net']!r}: the PyTorch twin has 'unet' only")
 

@@ -77,7 +77,7 @@ def format_markdown(rows: Sequence[Row], seconds: Mapping[str, float]) -> str:
 
 def join_cells(lines: Sequence[Sequence[str]]) -> str:
     """Return lines of cells as a Markdown table."""
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n".replace("|  ", "| ") for line in lines)
 
 
 def describe_machine(rows: Sequence[Row]) -> str:

@@ -19,6 +19,7 @@ from bloodjax.data import Dataset
 from bloodjax.runtime.files import read_json
 from bloodjax.sampling.samples import NAME, Samples, write_samples_file
 from bloodjax.scoring.score import ScoreConfig, write_scores
+from bloodjax.scoring.scores import Score
 from bloodjax.training.step import OptimizerConfig, init_states, make_optimizer
 
 VARIANT = "channels_last"  # tuned but not compiled, which takes longer than the job
@@ -101,7 +102,7 @@ def run_command(command: Sequence[str]) -> float:
 
 def score_images(
     images: np.ndarray, config: dict[str, Any], dataset: Dataset, workdir: Path
-) -> dict[str, Any]:
+) -> Score:
     """Return the score of PyTorch's samples, by the same program as JAX's."""
     workdir.mkdir()
     samples = Samples(
@@ -118,7 +119,7 @@ def score_images(
 
 
 def make_job_row(
-    side: str, seconds: float | None = None, scores: dict[str, Any] | None = None, failure: str = ""
+    side: str, seconds: float | None = None, scores: Score | None = None, failure: str = ""
 ) -> Row:
     """Return a row; of a failed job one without a time, and the reason."""
     contestant = Contestant(side, {"jax": "launch.py", "torch": VARIANT}[side], {}, "")

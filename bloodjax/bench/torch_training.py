@@ -116,13 +116,13 @@ class Twin(abc.ABC):
             torch.compiler.cudagraph_mark_step_begin()
         metrics = {}
         for player, loss in self.losses.items():
-            others = [net for name, net in self.players.items() if name != player]
-            for net in others:  # no gradient for them, nor for their fakes
+            opponents = [net for name, net in self.players.items() if name != player]
+            for net in opponents:  # no gradient for them, nor for their fakes
                 net.requires_grad_(False)
             with self.autocast():
                 value, terms = loss(images, noise)
             value.backward()
-            for net in others:
+            for net in opponents:
                 net.requires_grad_(True)
             self.optimizers[player].step()
             self.optimizers[player].zero_grad(set_to_none=True)

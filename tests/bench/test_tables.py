@@ -168,3 +168,9 @@ def test_the_published_gpu_measurements_make_a_table_with_losing_rows_and_gaps()
     gaps = text[text.index("Not measured: train 32") :]
     assert "train 512 tf32; " in gaps and "sweep 128; features 96; frechet; time to score" in gaps
     assert "train 128 bfloat16 (gan, vae)" in gaps and "sample (gan, vae)" in gaps
+
+
+def test_the_document_shows_that_table_and_its_gaps():
+    document = " ".join((GPU_FILE.parent / "benchmark.md").read_text("utf-8").split())
+    for line in tables.compare_methods(read_benchmarks([GPU_FILE])).splitlines():
+        assert " ".join(line.split()) in document
