@@ -86,6 +86,12 @@ def report_notes(folder: Path, notes: Iterable[str]) -> None:
         _print(f"{folder}: {count:,} images {NOTES[note]}")
 
 
+def report_dark(path: Path, brightest: int) -> None:
+    """Print a note if all images are black: floats in [0, 1] that were cut to integers."""
+    if brightest <= 1:
+        _print(f"{path}: all pixels are 0 or 1 of 255; were floats in [0, 1] cut to integers?")
+
+
 def _shorten(paths: Sequence[Path]) -> str:
     return textwrap.shorten(", ".join(path.name for path in paths), 80, placeholder=" ...")
 

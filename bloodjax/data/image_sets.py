@@ -14,6 +14,7 @@ from bloodjax.data.image_files import (
     name_value_errors,
     read_image,
     refuse_imageless,
+    report_dark,
     report_notes,
     report_unread,
 )
@@ -57,6 +58,7 @@ def open_images(path: Path, batch: int, workers: int = 1, seed: int | None = Non
     arrays = read_arrays(path)
     with name_value_errors(path):
         images = as_pixels(select_images(arrays, seed))
+    report_dark(path, images.max(initial=0))
 
     def read() -> Iterator[np.ndarray]:
         return (as_uint8(images[i : i + batch]) for i in range(0, len(images), batch))
@@ -72,14 +74,16 @@ def open_folder(folder: Path, batch: int, workers: int) -> ImageSet:
     report_unread(folder, contents.folders, "folders")
 
     # Decode every file once before any is embedded: damage is found now, not after minutes.
-    files, notes = contents.images, []
+    files, notes, brightest = contents.images, [], 0
     sizes: dict[tuple[int, ...], list[Path]] = {}
     with ThreadPoolExecutor(max(workers, 1)) as pool, progress("check", len(files)) as advance:
         for file, picture in zip(files, pool.map(read_image, files), strict=True):
             sizes.setdefault(picture.pixels.shape[:2], []).append(file)
             notes += picture.notes
+            brightest = max(brightest, picture.pixels.max())
             advance()
     report_notes(folder, notes)
+    report_dark(folder, brightest)
 
     parts = [group[i : i + batch] for group in sizes.values() for i in range(0, len(group), batch)]
     return ImageSet(len(files), lambda: read_parts(parts, workers))

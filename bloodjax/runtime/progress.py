@@ -15,7 +15,7 @@ from rich.progress import (
 )
 
 LOG_SECONDS = 15.0  # between two lines without a terminal
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, emoji=False)  # paths may have :x: in them
 
 
 @contextmanager
