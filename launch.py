@@ -23,7 +23,7 @@ from bloodjax.options import Seed
 from bloodjax.report.run import write_report
 from bloodjax.report.study import write_study_report
 from bloodjax.report.tensorboard import Board, LogConfig
-from bloodjax.runtime import compilation, files, processes
+from bloodjax.runtime import compilation, devices, files, processes
 from bloodjax.runtime.progress import console
 from bloodjax.runtime.signals import exit_on_signals
 from bloodjax.sampling.draw import SampleConfig, check_sampler, write_samples
@@ -99,7 +99,8 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax logs each of its steps at INFO
     mode = MODE.value
     if mode == "doctor":
-        doctor.print_table()
+        devices.require_devices()
+        doctor.print_report()
         return
     if CONFIG.value is None or argv[1:]:
         raise ValueError(
@@ -116,6 +117,7 @@ def main(argv: list[str]) -> None:
     parsed = {path: parse(run) for path, run in runs.items()}
     dtype = compilation.configure_jax(config["deterministic"], config["precision"])
     processes.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    devices.require_devices()
 
     # Data, methods and weights, before any work
     dataset = processes.main_first(lambda: data.load(**config["data"]))

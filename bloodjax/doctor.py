@@ -14,7 +14,7 @@ from bloodjax.scoring.tables import title
 PACKAGES = {"medmnist": "medmnist", "tfds": "tensorflow-datasets"}  # that a data source needs
 
 
-def print_table() -> None:
+def print_report() -> None:
     """Print versions, devices, places of data and weights, and feature spaces."""
     rows = dict(environment())
     for device in jax.devices():
@@ -35,7 +35,7 @@ def print_table() -> None:
 def describe_space(name: str) -> str:
     """Return a feature space's size and weights, or why it cannot be had; downloads nothing."""
     if name == "inception" and not any(exists for _, _, exists in weights.places()):
-        return "no weights here: FID will try to download them"
+        return f"no weights here: {weights.INSTALL}; else FID tries to download them"
     try:
         extractor = features.make(name)
     except (OSError, ValueError) as error:

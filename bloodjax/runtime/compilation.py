@@ -30,7 +30,9 @@ PINNED = {
     "jax_enable_x64": False,
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
     "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
     "jax_disable_jit": False,
 }
 
