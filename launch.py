@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -26,8 +27,9 @@ from bloodjax.report.tensorboard import Board, LogConfig
 from bloodjax.runtime import compilation, devices, files, processes
 from bloodjax.runtime.progress import console
 from bloodjax.runtime.signals import exit_on_signals
-from bloodjax.sampling.draw import SampleConfig, check_sampler, write_samples
+from bloodjax.sampling.draw import SampleConfig, check_sampler, made_with, write_samples
 from bloodjax.sampling.export import export_run
+from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.sampling.samples import check_same_samples, read_samples
 from bloodjax.scoring.evaluate import make_evaluator
 from bloodjax.scoring.score import ScoreConfig, keep_available, write_scores
@@ -158,6 +160,8 @@ def make_method(run: RunConfig, dataset: Dataset, dtype: str) -> Method:
     shape, classes = dataset.images.shape[1:], len(dataset.classes)
     method = methods.make(shape=shape, classes=classes, dtype=dtype, **run.method)
     check_sampler(method, run.sampler)
+    if method.classes:
+        make_labels(dataset, run.sample.labels, 1)  # refuses an unknown class
     return method
 
 
@@ -189,6 +193,7 @@ def run_stages(
         source = folder.parent / run.sample.model if run.sample.model else folder
         steps = run.train.epochs * -(-len(dataset.images) // run.train.batch_size)
         tx = make_optimizer(run.optimizer, steps)
+        labels = partial(make_labels, dataset, run.sample.labels) if method.classes else no_labels
 
         if mode in ("run", "train") and source == folder:
             show = board.show_evaluated if board else None
@@ -200,7 +205,7 @@ def run_stages(
                 seeds=run.seeds,
                 config=run.train,
                 evaluate=make_evaluator(
-                    method, dataset, run.train.evaluate_count, run.sample, run.sampler, show
+                    method, dataset, run.train.evaluate_count, run.sample, run.sampler, labels, show
                 ),
                 on_written=board.update if board else None,
             )
@@ -212,14 +217,15 @@ def run_stages(
                 workdir.check_same_run(source, config, dataset, NOT_OF_THE_MODEL)
             which = run.sample.checkpoint
             state = restore(method, tx, source, seeds=run.seeds, checkpoint=which)
-            write_samples(method, state, folder, run.sample, run.sampler)
+            write_samples(method, state, folder, run.sample, run.sampler, labels)
             if processes.is_main():
                 export_run(folder, run.sample.export, dataset.classes)
             if board:
                 board.show_samples(read_samples(folder, dataset))
 
         if mode in ("run", "score"):
-            check_same_samples(folder, run.sample.count, run.sample.weights, run.sampler)
+            choice = run.sample.labels if method.classes else ""
+            check_same_samples(folder, made_with(run.sample, choice, run.sampler))
             write_scores(folder, dataset, run.score)
         if mode == "run" and processes.is_main():
             write_report(folder, dataset)

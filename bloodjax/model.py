@@ -22,6 +22,7 @@ from bloodjax.runtime import command, compilation, devices, npz
 from bloodjax.runtime.files import read_json
 from bloodjax.runtime.progress import console
 from bloodjax.sampling.draw import Weights, check_sampler, make_sampler
+from bloodjax.sampling.labels import no_labels
 from bloodjax.training import loop
 from bloodjax.training.step import OptimizerConfig, make_optimizer
 
@@ -85,7 +86,7 @@ class Model(NamedTuple):
 
         def draw_chunk(start: int) -> np.ndarray:
             indices = jnp.arange(start, start + size)
-            chunk = draw(self.params, self.stats, jnp.uint32(seed), indices)
+            chunk = draw(self.params, self.stats, jnp.uint32(seed), indices, no_labels(size))
             return np.asarray(chunk)[: count - start]
 
         return map(draw_chunk, range(0, count, size))

@@ -60,6 +60,9 @@ def base(name: str) -> ConfigDict:
                 # Empty: the model of this run.
                 "model": "",
                 "checkpoint": "newest",  # the paper's; or best, by train.evaluate_count
+                # Classes that a conditional method draws: data, as often as in the data;
+                # balanced; or the name of a class.
+                "labels": "data",
                 "weights": "ema",  # the average of the parameters; or raw, the last parameters
                 # Images per dispatch and device, which takes memory. Another number is another
                 # program, which may round a pixel to the next grey level.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.sampling import draw, state, write
+from helpers.sampling import draw, made, state, write
 from helpers.tiny import contents, file_limit, flagged
 from helpers.training import equal, lines
 from helpers.training import run as train_run
@@ -228,16 +228,16 @@ def test_a_file_that_is_no_samples_is_named_and_left(tmp_path, content):
     with pytest.raises(ValueError, match="samples.npz is damaged or of another program"):
         sampled(tmp_path)
     with pytest.raises(ValueError, match="move it away and sample again, --mode=sample"):
-        check_same_samples(tmp_path, 11, "ema", {})
+        check_same_samples(tmp_path, made(11, "ema"))
     assert contents(tmp_path) == before
 
 
 def test_scores_are_not_made_of_samples_with_other_options(tmp_path):
-    check_same_samples(tmp_path, 11, "ema", {})  # none: scoring says so itself
+    check_same_samples(tmp_path, made(11, "ema"))  # none: scoring says so itself
     sampled(tmp_path)
-    check_same_samples(tmp_path, 11, "ema", {})
+    check_same_samples(tmp_path, made(11, "ema"))
     with pytest.raises(ValueError, match=r"samples.npz was made with .*11.*, now .*12.*--mode="):
-        check_same_samples(tmp_path, 12, "ema", {})
+        check_same_samples(tmp_path, made(12, "ema"))
 
 
 # ---- metrics ----

@@ -14,6 +14,7 @@ from bloodjax.bench.worker import Job, Work, host_peak, repeat, serve
 from bloodjax.features.inception import make_extractor
 from bloodjax.runtime import compilation
 from bloodjax.sampling.draw import make_sampler, select_seed
+from bloodjax.sampling.labels import no_labels
 from bloodjax.scoring.distances import Moments, frechet
 from bloodjax.training.step import (
     OptimizerConfig,
@@ -63,9 +64,15 @@ def draw(job: Job) -> Work:
     method = make_method(job, np.load(job["images"], mmap_mode="r"))
     tx = make_optimizer(OptimizerConfig(**job["optimizer"]))
     model = select_seed(init_states(method, tx, [0]), 0, "ema")
-    sample = make_sampler(method, job["options"], compilation.choose_engine())
+    engine = compilation.choose_engine()
+    sample = make_sampler(method, job["options"], engine)
     chunks = [jnp.arange(i, i + job["chunk"]) for i in range(0, job["count"], job["chunk"])]
-    return repeat(lambda: [sample(*model, chunk) for chunk in chunks], jax.block_until_ready)
+
+    def sample_chunks() -> list[jax.Array]:
+        with compilation.uncached(engine):
+            return [sample(*model, chunk, no_labels(len(chunk))) for chunk in chunks]
+
+    return repeat(sample_chunks, jax.block_until_ready)
 
 
 def features(job: Job) -> Work:

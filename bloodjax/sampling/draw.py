@@ -24,11 +24,13 @@ from bloodjax.runtime import compilation, processes
 from bloodjax.runtime.files import atomic_write
 from bloodjax.runtime.progress import console, progress
 from bloodjax.runtime.signals import defer_signals, exit_with_signal
+from bloodjax.sampling.labels import no_labels
 from bloodjax.sampling.samples import NAME, Samples, is_drawn, write_samples_file
 from bloodjax.training.step import State
 from bloodjax.training.strategies import spread_over_devices
 
 Weights = Literal["ema", "raw"]  # the moving average of the parameters, or the parameters
+Labels = Callable[[int], np.ndarray]  # count -> int32 [count], the class of each sample or -1
 TRACES = 4  # samples whose traces are kept
 PARTS = ".samples-"  # prefix of the hidden folders with chunks
 
@@ -41,6 +43,7 @@ class SampleConfig:
         count: images per seed.
         chunk: images per dispatch and device. Another chunk is another program, which may round a
             pixel to the next grey level.
+        labels: the classes to draw with a conditional method, see `labels.make_labels`.
         weights: "ema", the moving average of the parameters, or "raw", the parameters.
         checkpoint: "newest", or "best" of those that `train.evaluate_count` evaluated.
         model: the name of the folder beside this run's whose model is sampled; "" for this run's.
@@ -49,6 +52,7 @@ class SampleConfig:
 
     count: Positive = 10_000
     chunk: Positive = 250
+    labels: str = "data"
     weights: Weights = "ema"
     checkpoint: Literal["newest", "best"] = "newest"
     model: str = ""
@@ -67,29 +71,38 @@ def check_sampler(method: Method, sampler: dict[str, Any]) -> None:
 
 
 def draw_images(
-    draw: Callable[..., Array], params: Params, stats: Stats, seed: Array, indices: Array
+    draw: Callable[..., Array],
+    conditional: bool,
+    params: Params,
+    stats: Stats,
+    seed: Array,
+    indices: Array,
+    labels: Array,
 ) -> Array:
     """Draw the images of one seed at `indices`.
 
     Args:
         draw: the `sample` or `trace` of a method, with its options filled in.
+        conditional: whether `draw` takes a label.
         params, stats, seed: of one seed.
         indices: int [N].
+        labels: int32 [N]; read if `conditional`.
 
     Returns:
         uint8 [N, H, W, C]; of a trace [N, K, H, W, C].
     """
 
-    def draw_image(index: Array) -> Array:
-        return draw(params, stats, key_at(seed, Purpose.SAMPLE, index))
+    def draw_image(index: Array, label: Array) -> Array:
+        key = key_at(seed, Purpose.SAMPLE, index)
+        return draw(params, stats, key, label) if conditional else draw(params, stats, key)
 
-    return to_uint8(jax.vmap(draw_image)(indices))
+    return to_uint8(jax.vmap(draw_image)(indices, labels))
 
 
 def make_sampler(method: Method, sampler: dict[str, Any], engine: str) -> Callable[..., Array]:
-    """Return the jitted function (params, stats, seed, indices) of one seed -> `draw_images`.
+    """Return the jitted function (params, stats, seed, indices, labels) -> `draw_images`.
 
-    The indices are spread over all devices.
+    The images are spread over all devices.
 
     Args:
         method: the method to draw from.
@@ -97,7 +110,8 @@ def make_sampler(method: Method, sampler: dict[str, Any], engine: str) -> Callab
         engine: a key of `compilation.ENGINES`.
     """
     draw = functools.partial(method.sample, **sampler)
-    return spread_over_devices(functools.partial(draw_images, draw), engine)
+    draw_part = functools.partial(draw_images, draw, method.classes > 0)
+    return spread_over_devices(draw_part, engine)
 
 
 def select_seed(state: State, s: int, weights: Weights) -> tuple[Params, Stats, Array]:
@@ -107,7 +121,12 @@ def select_seed(state: State, s: int, weights: Weights) -> tuple[Params, Stats, 
 
 
 def write_samples(
-    method: Method, state: State, workdir: Path, config: SampleConfig, sampler: dict[str, Any]
+    method: Method,
+    state: State,
+    workdir: Path,
+    config: SampleConfig,
+    sampler: dict[str, Any],
+    labels: Labels = no_labels,
 ) -> None:
     """Write the images of every seed to samples.npz, unless they are there.
 
@@ -119,6 +138,7 @@ def write_samples(
         workdir: the folder of the run.
         config: what to sample.
         sampler: the options of the method's `sample`.
+        labels: count -> the labels of the first samples of each seed.
 
     Raises:
         ValueError: samples.npz is there, of a later step or of another training.
@@ -127,18 +147,19 @@ def write_samples(
     # The digest tells trainings apart; it covers the average, whichever weights draw.
     file = workdir / NAME
     model = {"step": int(state.step[0]), "sha256": digest((state.seed, state.ema, state.stats))}
-    made_by = {**model, "count": config.count, "weights": config.weights, "sampler": sampler}
+    choice = config.labels if method.classes else ""
+    made_by = model | made_with(config, choice, sampler)
     if processes.broadcast_from_main(lambda: is_drawn(file, made_by), np.bool_(False)):
         console.print(f"{file} is there already ({config.count} images per seed)")
     else:
         # The folder of chunks is named after all that a chunk depends on; `count` is not part of it
         size = config.chunk * jax.device_count()
-        name = json.dumps([model, config.weights, sampler, size])
+        name = json.dumps([model, choice, config.weights, sampler, size])
         folder = workdir / f"{PARTS}{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         folder.mkdir(exist_ok=True)
-        draw_chunks(method, state, folder, config, sampler)
+        draw_chunks(method, state, folder, config, sampler, labels)
         if processes.is_main():
-            join_chunks(method, state, folder, size, file, made_by)
+            join_chunks(method, state, folder, size, labels, made_by)
 
     processes.barrier()  # the other processes read the file from here on
     if processes.is_main():
@@ -146,8 +167,23 @@ def write_samples(
             shutil.rmtree(parts)
 
 
+def made_with(config: SampleConfig, labels: str, sampler: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration that samples depend on."""
+    return {
+        "count": config.count,
+        "labels": labels,
+        "weights": config.weights,
+        "sampler": sampler,
+    }
+
+
 def draw_chunks(
-    method: Method, state: State, folder: Path, config: SampleConfig, sampler: dict[str, Any]
+    method: Method,
+    state: State,
+    folder: Path,
+    config: SampleConfig,
+    sampler: dict[str, Any],
+    labels: Labels,
 ) -> None:
     """Draw the chunks that `folder` lacks: SEED-START.npy, and SEED-trace.npy of each seed."""
     # The chunks, and which of them are missing
@@ -162,10 +198,11 @@ def draw_chunks(
     # The programs
     draw = make_sampler(method, sampler, compilation.choose_engine())
     trace = functools.partial(method.trace, **sampler)
-    draw_trace = jax.jit(functools.partial(draw_images, trace))
+    draw_trace = jax.jit(functools.partial(draw_images, trace, method.classes > 0))
     select = functools.lru_cache(maxsize=1)(lambda s: select_seed(state, s, config.weights))
+    classes = labels(-(-config.count // size) * size)
     if missing:
-        seconds = compilation.precompile(draw, *select(0), jnp.arange(size))
+        seconds = compilation.precompile(draw, *select(0), jnp.arange(size), classes[:size])
         console.print(f"sampling compiled in {seconds:.1f} s")
 
     # Chunk after chunk
@@ -173,7 +210,8 @@ def draw_chunks(
     left = sum(min(size, config.count - start) for _, start in missing)
     with defer_signals("chunk") as stop, progress("sample", total, total - left) as advance:
         for s, start in missing:
-            images = processes.fetch(draw(*select(s), jnp.arange(start, start + size)))
+            indices = jnp.arange(start, start + size)
+            images = processes.fetch(draw(*select(s), indices, classes[start : start + size]))
             write_array(chunks[s, start], images)
             advance(min(size, config.count - start))
             if signal := processes.largest(stop.signal):
@@ -181,13 +219,13 @@ def draw_chunks(
         for s in seeds:
             file = folder / f"{s}-trace.npy"
             if processes.is_main() and not file.exists():
-                write_array(file, draw_trace(*select(s), jnp.arange(TRACES)))
+                write_array(file, draw_trace(*select(s), jnp.arange(TRACES), labels(TRACES)))
 
 
 def join_chunks(
-    method: Method, state: State, folder: Path, size: int, file: Path, made_by: dict[str, Any]
+    method: Method, state: State, folder: Path, size: int, labels: Labels, made_by: dict[str, Any]
 ) -> None:
-    """Write samples.npz from the chunks of `size` images in `folder`."""
+    """Write samples.npz beside `folder` from the chunks of `size` images in it."""
     images = np.empty((len(state.seed), made_by["count"], *method.shape), np.uint8)
     for s, of_seed in enumerate(images):
         for start in range(0, len(of_seed), size):
@@ -196,13 +234,13 @@ def join_chunks(
     traces = [read_array(folder / f"{s}-trace.npy") for s in range(len(images))]
     samples = Samples(
         images=images,
-        labels=np.full(images.shape[:2], -1, np.int32),
+        labels=np.tile(labels(made_by["count"]), (len(images), 1)),
         seeds=np.asarray(state.seed),
         step=int(state.step[0]),
         trace=np.stack(traces),
         trace_name=method.trace_title,
     )
-    write_samples_file(file.parent, samples, made_by)
+    write_samples_file(folder.parent, samples, made_by)
 
 
 def write_array(file: Path, array: Array | np.ndarray) -> None:

@@ -13,7 +13,7 @@ from bloodjax.runtime import npz
 from bloodjax.runtime.files import atomic_write
 
 NAME = "samples.npz"
-MADE_BY = ("step", "sha256", "count", "weights", "sampler")
+MADE_BY = ("step", "sha256", "count", "labels", "weights", "sampler")
 
 
 class Samples(NamedTuple):
@@ -121,11 +121,15 @@ def is_drawn(file: Path, made_by: dict[str, Any]) -> bool:
     raise ValueError(f"{file} holds {content}: move it away, and the same command draws them")
 
 
-def check_same_samples(workdir: Path, count: int, weights: str, sampler: dict[str, Any]) -> None:
-    """Refuse to score samples that another configuration made: ValueError naming both."""
+def check_same_samples(workdir: Path, after: dict[str, Any]) -> None:
+    """Refuse to score samples that another configuration made: ValueError naming both.
+
+    Args:
+        workdir: the folder of the run.
+        after: the values of the configuration, see `draw.made_with`.
+    """
     if (workdir / NAME).exists():
         before = read_made_by(workdir)
-        after = {"count": count, "weights": weights, "sampler": sampler}
         if before | after != before:
             made = {name: before[name] for name in after}
             raise ValueError(

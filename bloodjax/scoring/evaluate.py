@@ -14,7 +14,8 @@ from bloodjax.methods import Method
 from bloodjax.runtime import processes
 from bloodjax.runtime.compilation import choose_engine, uncached
 from bloodjax.runtime.progress import console
-from bloodjax.sampling.draw import SampleConfig, make_sampler, select_seed
+from bloodjax.sampling.draw import Labels, SampleConfig, make_sampler, select_seed
+from bloodjax.sampling.labels import no_labels
 from bloodjax.scoring.distances import Moments, frechet
 from bloodjax.scoring.embedding import embed, embed_dataset
 from bloodjax.scoring.score import CLASSIFIER
@@ -27,6 +28,7 @@ def make_evaluator(
     count: int,
     config: SampleConfig,
     sampler: dict[str, Any],
+    labels: Labels = no_labels,
     show: Callable[[int, int, np.ndarray], None] | None = None,
 ) -> Callable[[State], dict[str, Any]] | None:
     """Return the function that evaluates checkpoints; None if `count` is 0.
@@ -40,6 +42,7 @@ def make_evaluator(
         count: images per seed, and real images as far as there are enough.
         config: how to sample; its count is not used.
         sampler: the options of the method's `sample`.
+        labels: count -> the labels of the first samples.
         show: is called with each seed, the step, and the images, uint8 [count, H, W, C].
 
     Returns:
@@ -50,6 +53,7 @@ def make_evaluator(
         return None
     space, draw = features.make(CLASSIFIER), make_sampler(method, sampler, choose_engine())
     size = config.chunk * jax.device_count()
+    classes = labels(-(-count // size) * size)
 
     @functools.cache
     def real() -> Moments:
@@ -60,7 +64,9 @@ def make_evaluator(
         model = select_seed(state, s, config.weights)
         with uncached(choose_engine()):
             chunks = [
-                processes.fetch(draw(*model, jnp.arange(start, start + size)))
+                processes.fetch(
+                    draw(*model, jnp.arange(start, start + size), classes[start : start + size])
+                )
                 for start in range(0, count, size)
             ]
         images = np.concatenate(chunks)[:count]

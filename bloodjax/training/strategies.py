@@ -221,13 +221,13 @@ def make_mesh(seeds: int, batch: int, devices: tuple[Any, ...]) -> Mesh:
 
 
 def spread_over_devices(function: Callable[..., Array], engine: str) -> Callable[..., Array]:
-    """Jit `function(params, stats, seed, indices)` of one seed, its indices over all devices.
+    """Jit `function(params, stats, seed, indices, labels)`, its images over all devices.
 
     Args:
         function: the function of one seed.
         engine: a key of `compilation.ENGINES`. "XLA" compiles programs that the cache can hold.
     """
     mesh = make_mesh(1, jax.device_count(), tuple(jax.devices()))
-    specs = (P(), P(), P(), P("data"))
+    specs = (P(), P(), P(), P("data"), P("data"))
     spread = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("data"))
     return jax.jit(spread, compiler_options=ENGINES[engine])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bloodjax.sampling.draw import SampleConfig, write_samples
+from bloodjax.sampling.draw import SampleConfig, made_with, write_samples
 from bloodjax.training import step
 from bloodjax.training.step import OptimizerConfig
 from helpers.tiny import method
@@ -27,6 +27,11 @@ def write(folder, name="vae", model=None, count=11, chunk=4, **changes):
     config = SampleConfig(count=count, chunk=chunk, **changes)
     model = state(name) if model is None else model
     write_samples(method(name), model, folder, config, OPTIONS.get(name, {}))
+
+
+def made(count, weights):
+    """Return what a configuration of the VAE says of its samples."""
+    return made_with(SampleConfig(count=count, weights=weights), "", {})
 
 
 def draw(folder, name, **changes):

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers.sampling import OPTIONS, draw, near, state, write
+from helpers.sampling import OPTIONS, draw, made, near, state, write
 from helpers.tiny import SMALL, method
 
 from bloodjax import methods
@@ -86,9 +86,9 @@ def test_sampling_uses_the_weights_asked_for(weights, other, tmp_path):
 def test_other_weights_are_other_samples_of_the_same_training(tmp_path):
     average = draw(tmp_path / "a", "vae")["images"]
     with pytest.raises(ValueError, match="made with .*'ema'.*, now .*'raw'.*--mode=sample"):
-        check_same_samples(tmp_path / "a", 11, "raw", {})
+        check_same_samples(tmp_path / "a", made(11, "raw"))
     write(tmp_path / "a", weights="raw")
-    check_same_samples(tmp_path / "a", 11, "raw", {})
+    check_same_samples(tmp_path / "a", made(11, "raw"))
     with np.load(tmp_path / "a" / "samples.npz") as file:
         raw = file["images"]
     assert not np.array_equal(raw, average)

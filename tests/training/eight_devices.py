@@ -124,8 +124,8 @@ def test_programs_of_eight_devices_can_be_made_for_cuda(name):
 
 def test_images_are_spread_over_all_devices():
     draw = strategies.spread_over_devices(
-        lambda params, stats, seed, indices: params + seed + indices, "XLA"
+        lambda params, stats, seed, indices, labels: params + seed + indices + labels, "XLA"
     )
-    images = draw(np.float32(1), {}, np.uint32(2), np.arange(16))
+    images = draw(np.float32(1), {}, np.uint32(2), np.arange(16), np.zeros(16, np.int32))
     np.testing.assert_array_equal(images, np.arange(16) + 3)
     assert len(images.sharding.device_set) == 8

@@ -309,9 +309,15 @@ def initialiser(method):
 def sampler(method):
     options = {"steps": 3, "eta": 1.0, "clip": True, "variance": "beta"}
     options = options if method.trace_title == "denoising" else {}
-    draw = functools.partial(sample.draw_images, functools.partial(method.sample, **options))
+    draw = functools.partial(sample.draw_images, functools.partial(method.sample, **options), False)
     params, stats = jax.eval_shape(method.init, jax.random.key(0))
-    return strategies.spread_over_devices(draw, "XLA"), [params, stats, np.uint32(0), np.arange(4)]
+    return strategies.spread_over_devices(draw, "XLA"), [
+        params,
+        stats,
+        np.uint32(0),
+        np.arange(4),
+        np.zeros(4, np.int32),
+    ]
 
 
 def tracer(method):
@@ -319,7 +325,7 @@ def tracer(method):
     options = {"steps": 3, "eta": 1.0, "clip": True, "variance": "beta"}
     options = options if method.trace_title == "denoising" else {}
     trace = functools.partial(method.trace, **options)
-    return jax.jit(functools.partial(sample.draw_images, trace)), given
+    return jax.jit(functools.partial(sample.draw_images, trace, False)), given
 
 
 @pytest.mark.parametrize("program", [initialiser, sampler, tracer])
