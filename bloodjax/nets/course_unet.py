@@ -77,7 +77,8 @@ class Stage(nn.Module):
             init = uniform(fan_in)
             return Dense(channels, dtype=self.dtype, kernel_init=init, bias_init=init)
 
-        shift = dense(channels)(nn.silu(dense(EMBEDDING)(time)))
+        shift = nn.silu(dense(EMBEDDING)(time))
+        shift = dense(channels)(shift)  # a statement of its own: flax names layers in this order
         # In float32, as a bias: its gradient is a sum over all pixels.
         x = (x + shift.astype(jnp.float32)[:, None, None]).astype(self.dtype)
         for width in self.widths[:-1]:

@@ -36,6 +36,12 @@ def test_it_has_as_many_parameters_as_the_course_s(channels, parameters):
     assert set(variables) == {"params"} and count(variables) == parameters
 
 
+def test_layers_keep_the_names_that_saved_models_have():
+    params = shapes(CourseUNet(), np.zeros((2, 28, 28, 3)), np.ones(2))[1]["params"]
+    assert params["Stage_3"]["Dense_0"]["kernel"].shape == (100, 40)
+    assert params["Stage_3"]["Dense_1"]["kernel"].shape == (40, 40)
+
+
 # ---- beside PyTorch --------------------------------------------------------------------------
 
 A, B, C = WIDTHS = (10, 20, 40)
