@@ -96,13 +96,14 @@ def run_benchmark(
         job: the command of the whole quick job, without its --workdir.
 
     Raises:
-        ValueError: the method has no PyTorch twin.
+        ValueError: the method or its optimizer has no PyTorch twin.
     """
     parity.check_twin(method)
+    adam = parity.adam_numbers(optimizer)
     workdir.mkdir(parents=True, exist_ok=True)
     device = "gpu" if jax.default_backend() == "gpu" else "cpu"
     python = config.torch_python or sys.executable
-    settings = {"method": dict(method), "optimizer": dict(vars(optimizer)), "ema_decay": ema_decay}
+    settings = {"method": dict(method), "optimizer": adam, "ema_decay": ema_decay}
     clock, rows = Stopwatch(), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

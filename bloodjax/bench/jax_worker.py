@@ -1,6 +1,5 @@
 """JAX's contestants: bloodjax itself, run as its users run it."""
 
-import functools
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +17,10 @@ from bloodjax.sampling.labels import no_labels
 from bloodjax.scoring.distances import Moments, frechet
 from bloodjax.training.step import (
     OptimizerConfig,
-    advance,
     epoch_orders,
     init_states,
+    make_advance,
     make_optimizer,
-    train_step,
 )
 from bloodjax.training.strategies import STRATEGIES, make_program
 
@@ -35,9 +33,9 @@ def train(job: Job) -> Work:
     images, seeds = np.load(job["images"]), range(job["seeds"])
     method = make_method(job, images)
     tx = make_optimizer(OptimizerConfig(**job["optimizer"]))
-    step = functools.partial(train_step, method, tx, job["ema_decay"])
+    advance = make_advance(method, tx, job["ema_decay"], augment=False)
     strategy = job["variant"] if job["variant"] in STRATEGIES else "loop"
-    program = make_program(strategy, functools.partial(advance, step), len(seeds), job["batch"])
+    program = make_program(strategy, advance, len(seeds), job["batch"])
     state = program.put(init_states(method, tx, seeds))
 
     # Data: one epoch

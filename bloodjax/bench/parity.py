@@ -16,6 +16,7 @@ from bloodjax.images import to_float, to_uint8
 from bloodjax.methods import Method
 from bloodjax.randomness import Purpose, batch_normal, key_at
 from bloodjax.training import step as steps
+from bloodjax.training.step import OptimizerConfig
 
 STEPS = 3  # before the compared one
 MANY = 1_000_000  # steps after which Adam corrects nothing: β^n is 0 in float32
@@ -41,12 +42,27 @@ def check_twin(method: Mapping[str, Any]) -> None:
         raise ValueError(f"method.net={method['net']!r}: the PyTorch twin has 'unet' only")
 
 
+def adam_numbers(optimizer: OptimizerConfig) -> dict[str, Any]:
+    """Return learning_rate, beta1 and beta2, all that the optimizer of the PyTorch twin has.
+
+    Raises:
+        ValueError: the optimizer has more, such as a warm-up.
+    """
+    numbers = {name: getattr(optimizer, name) for name in ("learning_rate", "beta1", "beta2")}
+    if optimizer != OptimizerConfig(**numbers):
+        raise ValueError(
+            "optimizer: the PyTorch twin has a constant learning rate and no clipping: expected "
+            "warmup_steps=0, decay='none', clip_norm=0"
+        )
+    return numbers
+
+
 def write(
     file: Path,
     images: np.ndarray,
     *,
     method: Mapping[str, Any],
-    optimizer: Mapping[str, float],
+    optimizer: Mapping[str, Any],
     ema_decay: float,
     seed: int = 0,
 ) -> None:
@@ -73,7 +89,7 @@ def write(
     name, shape = method["name"], images.shape[1:]
     model = methods.make(shape=shape, **method)
     with jax.default_matmul_precision("highest"):
-        tx = steps.make_optimizer(steps.OptimizerConfig(**optimizer))
+        tx = steps.make_optimizer(OptimizerConfig(**optimizer))
         step = jax.jit(functools.partial(steps.train_step, model, tx, ema_decay))
         batch = to_float(jnp.asarray(images)), jnp.zeros(len(images), jnp.int32)
 

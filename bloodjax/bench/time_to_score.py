@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from bloodjax import methods, options
-from bloodjax.bench.parity import flatten
+from bloodjax.bench.parity import adam_numbers, flatten
 from bloodjax.bench.results import Row, make_row
 from bloodjax.bench.tasks import Task
 from bloodjax.bench.timing import Contestant, Failed, process_environment
@@ -49,7 +49,7 @@ def compare(
         write_torch_job(config, dataset, threads, folder)
         module = "bloodjax.bench.torch_time_to_score"
         torch_seconds = run_command([torch_python, "-m", module, str(folder)])
-    except Failed as error:
+    except (Failed, ValueError) as error:
         return [make_job_row(side, failure=str(error)) for side in ("jax", "torch")]
     images = np.load(folder / "samples.npy")
     torch_score = score_images(images, config, dataset, folder / "torch")
@@ -73,13 +73,15 @@ def run_jax_job(job: Sequence[str], workdir: Path) -> tuple[float, float]:
 
 def write_torch_job(config: dict[str, Any], dataset: Dataset, threads: int, folder: Path) -> None:
     """Write the input of PyTorch's job: job.json, and the initial weights of the first seed."""
-    train, optimizer = config["train"], config["optimizer"]
+    train = config["train"]
+    optimizer = options.build(OptimizerConfig, "optimizer", config["optimizer"])
     method = methods.make(shape=dataset.images.shape[1:], **config["method"])
-    state = init_states(method, make_optimizer(OptimizerConfig(**optimizer)), config["seeds"][:1])
+    state = init_states(method, make_optimizer(optimizer), config["seeds"][:1])
     weights = flatten(jax.tree.map(lambda x: x[0], state))
     np.savez(folder / "weights.npz", **weights)  # type: ignore[arg-type] its stub has options only
     plan = {
-        "twin": config["method"] | {"optimizer": optimizer, "ema_decay": train["ema_decay"]},
+        "twin": config["method"] | {"optimizer": adam_numbers(optimizer)},
+        "ema_decay": train["ema_decay"],
         "threads": threads,
         "epochs": train["epochs"],
         "batch_size": train["batch_size"],

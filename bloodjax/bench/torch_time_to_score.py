@@ -21,7 +21,8 @@ def main(folder: Path) -> None:
     torch.set_num_threads(job["threads"])
     with np.load(folder / "weights.npz") as stored:
         weights = dict(stored)
-    twin = make(shape=images.shape[1:], weights=weights, device=DEVICE, **TUNED, **job["twin"])
+    options = {"ema_decay": job["ema_decay"], "device": DEVICE, **TUNED, **job["twin"]}
+    twin = make(shape=images.shape[1:], weights=weights, **options)
     twin.hold(images)
 
     # Train

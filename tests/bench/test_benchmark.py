@@ -12,7 +12,7 @@ from helpers.tiny import SMALL
 from helpers.tiny import cells as noisy
 
 from bloodjax import data, options
-from bloodjax.bench import benchmark, tasks
+from bloodjax.bench import benchmark, parity, tasks
 from bloodjax.bench.benchmark import BenchConfig, run_benchmark
 from bloodjax.bench.tasks import Plan, Task
 from bloodjax.bench.timing import Contestant
@@ -48,6 +48,12 @@ def test_a_method_without_a_twin_is_refused_before_any_work(tmp_path, method):
             job=[],
         )
     assert not (tmp_path / "new").exists()
+
+
+def test_an_optimizer_that_the_twin_lacks_is_refused():
+    assert parity.adam_numbers(ADAM) == {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999}
+    with pytest.raises(ValueError, match="optimizer: the PyTorch twin has a constant learning"):
+        parity.adam_numbers(OptimizerConfig(warmup_steps=5))
 
 
 # ---- tasks
