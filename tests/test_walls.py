@@ -132,7 +132,7 @@ VAGUE = set(
     " settled judged few way ways these those such one now seen left at others further ahead"
     " again".split()
 )
-PER_THOUSAND = 25  # vague names in a thousand lines, at most
+PER_THOUSAND = 3  # vague names in a thousand lines, at most
 NOUN_CLAUSE = re.compile(r"(What|Those|How|Of|As|Whether|The|A|An|Where|Which|Each|All|One|Its)\b")
 
 
@@ -149,3 +149,13 @@ def test_names_say_what_they_name():
     vague = [f"{name}: {x}" for name in TREES for x in names(TREES[name]) if x in VAGUE]
     lines = sum(len(file.read_text("utf-8").splitlines()) for file in FILES)
     assert len(vague) <= PER_THOUSAND * lines / 1000, vague
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_functions_are_described_by_verbs(name):
+    """Properties are values, which a noun describes."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.FunctionDef):
+            is_value = any("property" in ast.unparse(x) for x in node.decorator_list)
+            summary = ast.get_docstring(node) or ""
+            assert is_value or not NOUN_CLAUSE.match(summary), f"line {node.lineno}: {summary}"

@@ -70,8 +70,8 @@ class Crop(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the middle of x [B, C, H, W]."""
-        top, left = (x.shape[2] - self.height) // 2, (x.shape[3] - self.width) // 2
-        return x[:, :, top : top + self.height, left : left + self.width]
+        row, column = (x.shape[2] - self.height) // 2, (x.shape[3] - self.width) // 2
+        return x[:, :, row : row + self.height, column : column + self.width]
 
 
 class Decoder(nn.Sequential):

@@ -103,5 +103,5 @@ class Decoder(nn.Module):
         # Cast before tanh: rounding to bfloat16 between 0.5 and 1 costs up to a quarter of a grey
         # level, rounding in front of tanh less than an eighth.
         x = nn.tanh(x.astype(jnp.float32))
-        top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
-        return x[:, top : top + height, left : left + width]
+        row, column = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
+        return x[:, row : row + height, column : column + width]

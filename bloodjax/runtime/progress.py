@@ -51,10 +51,10 @@ def progress(title: str, total: int, start: int = 0) -> Iterator[Callable[..., N
     def advance(n: int = 1, note: str = "") -> None:
         nonlocal done, last
         done += n
-        now = time.monotonic()
-        if now - last >= LOG_SECONDS or done >= total:
-            last = now
-            left = (total - done) * (now - begin) / max(done - start, 1)
-            console.print(f"{title} {done}/{total}  {now - begin:.0f} s, {left:.0f} s left  {note}")
+        clock = time.monotonic()
+        if clock - last >= LOG_SECONDS or done >= total:
+            last, spent = clock, clock - begin
+            rest = (total - done) * spent / max(done - start, 1)
+            console.print(f"{title} {done}/{total}  {spent:.0f} s, {rest:.0f} s left  {note}")
 
     yield advance
