@@ -184,14 +184,14 @@ def time_in_turns(
                 contestant = contestants[i]
                 with contestant.drop_out_on_failure():
                     if not number and not contestant.failure:
-                        # The first turn measures a unit. It is a window if it is long enough.
+                        # The first turn finds the units that fill a window: by one unit, which
+                        # may be slow after a pause, then by a window of them.
                         seconds = contestant.window(1)
+                        if seconds < window:
+                            seconds = contestant.window(max(1, round(window / seconds)))
+                        contestant.times.append(seconds)
                         units[i] = max(1, round(window / seconds))
                         rounds[i] = max(LEAST, min(repeats, int(LONG / (units[i] * seconds))))
-                        if units[i] == 1:
-                            contestant.times.append(seconds)
-                        else:
-                            contestant.times.append(contestant.window(units[i]))
                     elif number < rounds.get(i, 0) and not contestant.failure:
                         contestant.times.append(contestant.window(units[i]))
                 advance(1, f"{contestant.side} {contestant.variant}")
