@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jax import Array, random
 from bloodjax import options
 from bloodjax.images import to_uint8
 from bloodjax.methods import Method, Params, Stats
-from bloodjax.options import Positive
+from bloodjax.options import Interval, Positive
 from bloodjax.randomness import Purpose, key_at
 from bloodjax.runtime import compilation, processes
 from bloodjax.runtime.files import atomic_write
@@ -50,7 +50,7 @@ class SampleConfig:
         export: further formats to write, see `export.export_run`.
     """
 
-    count: Positive = 10_000
+    count: Annotated[int, Interval(2)] = 10_000  # a score needs a covariance
     chunk: Positive = 250
     labels: str = "data"
     weights: Weights = "ema"
