@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> None:
         for chunk in chunks:
             images.append(chunk)
             advance(len(chunk))
-    about = {"seed": args.seed, "options": model.options | options, "model": model.about}
-    export.write_images(out, np.concatenate(images), **about)
+    origin = {"seed": args.seed, "options": model.options | options, "model": model.origin}
+    export.write_images(out, np.concatenate(images), **origin)
     console.print(f"{out}: {args.count:,} images", markup=False, soft_wrap=True)
 
 

@@ -132,9 +132,9 @@ def check_options(args: argparse.Namespace) -> None:
 def check_dims(paths: Sequence[Path], sides: Sequence[Statistics | ImageSet], dims: int) -> None:
     """Refuse statistics of other features than those that the images will have."""
     for path, side in zip(paths, sides, strict=True):
-        if isinstance(side, Statistics) and (found := len(side.moments.mean)) != dims:
-            hint = f"; give --dims {found}" if found in TAPS else ""
-            raise ValueError(f"{path}: {found} features against {dims}{hint}")
+        if isinstance(side, Statistics) and (actual := len(side.moments.mean)) != dims:
+            hint = f"; give --dims {actual}" if actual in TAPS else ""
+            raise ValueError(f"{path}: {actual} features against {dims}{hint}")
 
 
 def check_alike(paths: Sequence[Path], origins: Sequence[dict[str, Any]]) -> None:

@@ -38,9 +38,9 @@ def as_pixels(images: np.ndarray) -> np.ndarray:
     floats = np.issubdtype(images.dtype, np.floating)
     h, w, c = images.shape[1:] if images.ndim == 4 else (0, 0, 0)
     if not (floats or images.dtype == np.uint8) or h * w == 0 or c not in (1, 3):
-        found = f"images are {images.dtype} {list(images.shape)}"
+        actual = f"images are {images.dtype} {list(images.shape)}"
         wanted = "uint8 [N, H, W, 1 or 3], or floats in [0, 1] of that shape"
-        raise ValueError(f"{found}: expected {wanted}; {_remedy(images)}")
+        raise ValueError(f"{actual}: expected {wanted}; {_remedy(images)}")
     return quantise(images) if floats else images
 
 

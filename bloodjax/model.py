@@ -40,14 +40,14 @@ class Model(NamedTuple):
         params: of one seed, float32.
         stats: of one seed, float32.
         options: of the sampler, see the method's `sample`.
-        about: the origin, plain values: seed, step, data, ...
+        origin: plain values: seed, step, data, ...
     """
 
     method: Method
     params: Params
     stats: Stats
     options: dict[str, Any]
-    about: dict[str, Any]
+    origin: dict[str, Any]
 
     def sample(self, count: int, seed: int | None = None, **options: Any) -> np.ndarray:
         """Draw `count` images: uint8 [count, H, W, C].
@@ -71,7 +71,7 @@ class Model(NamedTuple):
         """Draw the images of `sample` in chunks of a few; the arguments are checked now."""
         if count < 1:
             raise ValueError(f"count={count}: expected at least 1")
-        seed = int(self.about["seed"]) if seed is None else seed
+        seed = int(self.origin["seed"]) if seed is None else seed
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed={seed}: expected 0 to 2**32 - 1")
         merged = self.options | options
@@ -153,7 +153,7 @@ def load_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> 
     s = 0 if seed is None else seeds.index(seed)
     params = state.ema if weights == "ema" else state.params
     params, stats = jax.tree.map(lambda x: jnp.asarray(x[s]), (params, state.stats))
-    about = {
+    origin = {
         "seed": seeds[s],
         "step": int(state.step[s]),
         "weights": weights,
@@ -161,7 +161,7 @@ def load_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> 
         "dataset": dataset,
         "environment": run["environment"],
     }
-    return Model(method, params, stats, config["sampler"], about)
+    return Model(method, params, stats, config["sampler"], origin)
 
 
 def make_method(dataset: Mapping[str, Any], hyper_parameters: Mapping[str, Any]) -> Method:
@@ -182,24 +182,24 @@ def save(model: Model, file: Path) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{name} does not fit into float16: this model cannot be saved so")
-    about = json.dumps({"options": model.options, "about": model.about})
-    npz.write(file, {"about": about, **arrays})
+    text = json.dumps({"options": model.options, "about": model.origin})
+    npz.write(file, {"about": text, **arrays})
 
 
 def read(file: Path) -> Model:
     """Read a file of `save`; ValueError for any other."""
     arrays = npz.read(file)
     try:
-        origin = json.loads(str(arrays.pop("about")))
-        about, options = origin["about"], origin["options"]
-        method = make_method(about["dataset"], about["config"]["method"])
+        text = json.loads(str(arrays.pop("about")))
+        origin, options = text["about"], text["options"]
+        method = make_method(origin["dataset"], origin["config"]["method"])
         trees: Any = dict(zip(TREES, jax.eval_shape(method.init, random.key(0)), strict=True))
         flat: Any = flatten_dict(trees, sep="/")
         expected = {name: (x.shape, np.float16) for name, x in flat.items()}
-        found = {name: (x.shape, x.dtype) for name, x in arrays.items()}
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
-                raise ValueError(f"{name} is {found.get(name)}, expected {expected.get(name)}")
+        actual = {name: (x.shape, x.dtype) for name, x in arrays.items()}
+        for name in sorted(expected.keys() | actual.keys()):
+            if expected.get(name) != actual.get(name):
+                raise ValueError(f"{name} is {actual.get(name)}, expected {expected.get(name)}")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file}: {error}: expected what `python -m bloodjax.model RUN FILE` writes"
@@ -209,7 +209,7 @@ def read(file: Path) -> Model:
         return jnp.float32(arrays["/".join(key.key for key in path)])
 
     trees = jax.tree_util.tree_map_with_path(fill, trees)
-    return Model(method, trees["params"], trees["stats"], options, about)
+    return Model(method, trees["params"], trees["stats"], options, origin)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -41,8 +41,10 @@ class Interval:
             return f"{'more than' if self.open_low else 'at least'} {self.low}"
         if not (self.open_low or self.open_high):
             return f"{self.low} to {self.high}"
-        left, right = ("<" if is_open else "<=" for is_open in (self.open_low, self.open_high))
-        return f"{self.low} {left} value {right} {self.high}"
+        low_sign, high_sign = (
+            "<" if is_open else "<=" for is_open in (self.open_low, self.open_high)
+        )
+        return f"{self.low} {low_sign} value {high_sign} {self.high}"
 
 
 Positive = Annotated[int, Interval(1)]
@@ -84,18 +86,20 @@ def check_names(
 ) -> dict[str, inspect.Parameter]:
     """Return the keyword-only parameters by name; refuse unknown and missing options."""
     signature = inspect.signature(function, eval_str=True)
-    known = {n: p for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+    allowed = {n: p for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
     prefix = f"{group}." if group else ""
     for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"expected one of {list(known)}"
+        if name not in allowed:
+            near = difflib.get_close_matches(name, allowed, 1)
+            hint = (
+                f"did you mean {prefix}{near[0]}?" if near else f"expected one of {list(allowed)}"
+            )
             raise ValueError(f"{prefix}{name}: no such option; {hint}")
-    for name, parameter in known.items():
+    for name, parameter in allowed.items():
         if name not in options and parameter.default is parameter.empty:
             expected = describe(parameter.annotation)
             raise ValueError(f"{prefix}{name} is missing: expected {expected}")
-    return known
+    return allowed
 
 
 def normalize(annotation: Any, value: Any) -> Any:

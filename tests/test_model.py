@@ -75,7 +75,7 @@ def test_a_file_has_the_model_in_half_the_bytes(tmp_path, name):
     whole = load(tmp_path / "run", 7)
     save(whole, tmp_path / "one.npz")
     again = load(tmp_path / "one.npz")
-    assert again.about["seed"] == 7 and again.options == whole.options
+    assert again.origin["seed"] == 7 and again.options == whole.options
     assert again.method == whole.method
 
     def rounded(own, other):

@@ -55,9 +55,9 @@ def _identify(file: Path) -> tuple[str, str]:
         if not members or any(name.endswith(".npy") for name in members):
             return "", ""
         return f"a zip archive of {len(members):,} files ({members[0]}, ...)", UNPACK
-    for signature, described in SIGNATURES.items():
+    for signature, kind in SIGNATURES.items():
         if head.startswith(signature):
-            return described
+            return kind
     if head[257:262] == b"ustar":
         return "a tar archive", UNPACK
     try:

@@ -33,7 +33,7 @@ class Contents(NamedTuple):
 
     images: list[Path]
     folders: list[Path]
-    others: list[Path]
+    other_files: list[Path]
 
 
 class Picture(NamedTuple):
@@ -59,7 +59,7 @@ def list_folder(folder: Path) -> Contents:
         elif path.suffix.lower() in SUFFIXES:
             contents.images.append(path)
         else:
-            contents.others.append(path)
+            contents.other_files.append(path)
     return contents
 
 
@@ -70,8 +70,10 @@ def refuse_imageless(folder: Path, contents: Contents) -> None:
     if contents.folders:
         names = _shorten(contents.folders)
         raise ValueError(f"{folder}: no images in it, but folders ({names}): give one of these")
-    others = f" among its files ({_shorten(contents.others)})" if contents.others else ""
-    raise ValueError(f"{folder}: no images{others}; expected files ending in {', '.join(SUFFIXES)}")
+    listing = f" among its files ({_shorten(contents.other_files)})" if contents.other_files else ""
+    raise ValueError(
+        f"{folder}: no images{listing}; expected files ending in {', '.join(SUFFIXES)}"
+    )
 
 
 def report_unread(folder: Path, paths: Sequence[Path], kind: str) -> None:
@@ -176,9 +178,9 @@ def _notes(image: Image.Image) -> Iterator[str]:
 
 
 @contextmanager
-def name_value_errors(what: Path | str) -> Iterator[None]:
+def name_value_errors(origin: Path | str) -> Iterator[None]:
     """Prefix the ValueErrors of a block with the file or option that causes them."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{what}: {error}") from None
+        raise ValueError(f"{origin}: {error}") from None

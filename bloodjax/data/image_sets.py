@@ -70,7 +70,7 @@ def open_folder(folder: Path, batch: int, workers: int) -> ImageSet:
     """Check the images in a folder, not in folders below it; sizes are read one after another."""
     contents = list_folder(folder)
     refuse_imageless(folder, contents)
-    report_unread(folder, contents.others, "other files")
+    report_unread(folder, contents.other_files, "other files")
     report_unread(folder, contents.folders, "folders")
 
     # Decode every file once before any is embedded: damage is found now, not after minutes.

@@ -41,8 +41,8 @@ def read_statistics(file: Path) -> Statistics:
     Raises:
         ValueError: damaged, or no mean and covariance that images can have; names the file.
     """
-    found = npz.names(file)
-    arrays = npz.read(file, "mu", "sigma", *(name for name in found if name == KEY))
+    names = npz.names(file)
+    arrays = npz.read(file, "mu", "sigma", *(name for name in names if name == KEY))
     with name_value_errors(file):
         mu, sigma = _check(arrays["mu"], arrays["sigma"])
         origin = _read_origin(arrays.get(KEY), len(mu))

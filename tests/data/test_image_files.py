@@ -203,7 +203,7 @@ def test_leftovers_of_file_managers_do_not_count(tmp_path):
     contents = list_folder(tmp_path)
     assert [path.name for path in contents.images] == ["10.png", "9.png", "A.JPG", "b.png"]
     assert [path.name for path in contents.folders] == ["folder.png", "linked", "zebra"]
-    assert [path.name for path in contents.others] == ["notes.txt", "x.gif"]
+    assert [path.name for path in contents.other_files] == ["notes.txt", "x.gif"]
 
 
 def test_pillow_agrees_with_the_files_made_by_hand():

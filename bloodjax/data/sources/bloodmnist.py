@@ -121,8 +121,8 @@ def _read(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if half or not splits:
         pairs = {"images": "labels", "labels": "images"}
         split, _, kind = half[0].partition("_") if half else ("", "", "")
-        found = f"{half[0]} without {split}_{pairs[kind]}" if half else f"arrays {keys}"
-        _refuse(file, found, "pairs of arrays such as train_images and train_labels")
+        actual = f"{half[0]} without {split}_{pairs[kind]}" if half else f"arrays {keys}"
+        _refuse(file, actual, "pairs of arrays such as train_images and train_labels")
 
     labels = {split: _labels(file, split, arrays[f"{split}_labels"]) for split in splits}
     images = {split: _images(file, split, arrays[f"{split}_images"]) for split in splits}
@@ -140,25 +140,25 @@ def _images(file: Path, split: str, x: np.ndarray) -> np.ndarray:
     shape = x.shape
     x = x[..., None] if x.ndim == 3 else x
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or 0 in x.shape:
-        found = f"{split}_images {x.dtype} {list(shape)}"
-        _refuse(file, found, "uint8 [N, H, W] or [N, H, W, 1 or 3], N > 0")
+        actual = f"{split}_images {x.dtype} {list(shape)}"
+        _refuse(file, actual, "uint8 [N, H, W] or [N, H, W, 1 or 3], N > 0")
     return x
 
 
 def _labels(file: Path, split: str, x: np.ndarray) -> np.ndarray:
-    found = f"{split}_labels {x.dtype} {list(x.shape)}"
+    actual = f"{split}_labels {x.dtype} {list(x.shape)}"
     if x.ndim == 2 and x.shape[1] > 1:
-        _refuse(file, f"{found}, several labels an image", "one label an image")
+        _refuse(file, f"{actual}, several labels an image", "one label an image")
     if x.dtype.kind not in "iu" or x.ndim not in (1, 2) or x.size == 0:
-        _refuse(file, found, "integers [N] or [N, 1], N > 0")
+        _refuse(file, actual, "integers [N] or [N, 1], N > 0")
     if x.min() < 0 or x.max() >= MOST_CLASSES:
-        found = f"{found} from {x.min()} to {x.max()}"
-        _refuse(file, found, f"class numbers 0 to {MOST_CLASSES - 1}")
+        actual = f"{actual} from {x.min()} to {x.max()}"
+        _refuse(file, actual, f"class numbers 0 to {MOST_CLASSES - 1}")
     return x.reshape(-1).astype(np.int32)
 
 
-def _refuse(file: Path, found: str, expected: str) -> NoReturn:
-    raise ValueError(f"{file}: {found}; expected {expected}; {REMEDY}") from None
+def _refuse(file: Path, actual: str, expected: str) -> NoReturn:
+    raise ValueError(f"{file}: {actual}; expected {expected}; {REMEDY}") from None
 
 
 def _md5(file: Path) -> str:

@@ -81,12 +81,12 @@ def _list_files(folder: Path, unread: set[Path]) -> Iterator[tuple[str, str, Pat
 
 def _look(folder: Path, unread: set[Path]) -> tuple[list[Path], list[Path]]:
     """Return the folders in a folder or else its images."""
-    images, folders, others = list_folder(folder)
-    unread.update(others)
+    images, folders, other_files = list_folder(folder)
+    unread.update(other_files)
     if bool(folders) == bool(images):
-        found = f"folders ({folders[0].name}) beside images ({images[0].name})" if images else ""
+        clash = f"folders ({folders[0].name}) beside images ({images[0].name})" if images else ""
         raise ValueError(
-            f"{folder}: {found or 'neither folders nor images'}; expected one or the other, images "
+            f"{folder}: {clash or 'neither folders nor images'}; expected one or the other, images "
             f"in files ending in {', '.join(SUFFIXES)}; move or remove what does not belong"
         )
     return folders, images

@@ -103,13 +103,13 @@ def read(path: Path) -> tuple[bytes, Params]:
     """Read a weight file: its bytes, and its float16 arrays as float32 parameters on the device."""
     try:
         raw, arrays = path.read_bytes(), npz.read(path)
-        found = {k: (v.shape, v.dtype) for k, v in arrays.items()}
+        shapes = {k: (v.shape, v.dtype) for k, v in arrays.items()}
         net = jax.eval_shape(BloodNet().init, random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
         expected: Any = flatten_dict(net["params"], sep="/")
-        for name in sorted(expected.keys() | found.keys()):
+        for name in sorted(expected.keys() | shapes.keys()):
             want = (expected[name].shape, np.float16) if name in expected else None
-            if found.get(name) != want or not np.isfinite(arrays[name]).all():
-                raise ValueError(f"{name} is {found.get(name)}, expected finite {want}")
+            if shapes.get(name) != want or not np.isfinite(arrays[name]).all():
+                raise ValueError(f"{name} is {shapes.get(name)}, expected finite {want}")
     except (OSError, ValueError) as error:
         remedy = f"reinstall bloodjax, or train it again: {COMMAND}"
         raise ValueError(f"{path} is not BloodNet's weights: {error}; {remedy}") from error

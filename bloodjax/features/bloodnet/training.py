@@ -27,7 +27,7 @@ from bloodjax.features.bloodnet.extractor import (
     fold,
     read,
 )
-from bloodjax.runtime import npz
+from bloodjax.runtime import command, npz
 from bloodjax.runtime.progress import console, progress
 
 
@@ -120,13 +120,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=25)
     args = parser.parse_args(argv)
+    command.run(lambda: run(args), owns_process=argv is None)
 
+
+def run(args: argparse.Namespace) -> None:
+    """Do the work of `main`."""
+    command.check_output(args.out, overwrite=args.out == WEIGHTS)
     begin = time.monotonic()
     params = flatten_dict(jax.device_get(train(args.data, args.seed, args.epochs)), sep="/")
     npz.write(args.out, {k: v.astype(np.float16) for k, v in sorted(params.items())})
     raw, params = read(args.out)  # the shipped file is the one that is measured
     console.print(f"{args.out}: {len(raw)} bytes in {time.monotonic() - begin:.0f} s, sha256")
     console.print(hashlib.sha256(raw).hexdigest())
+
     for split in ("val", "test"):
         cells = data.load("bloodmnist", args.data, split)
         counts = confusion(params, cells)

@@ -49,14 +49,14 @@ def _rename(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return state
 
 
-def _check(file: Path, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _check(file: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the network's arrays in float32; ValueError names the first one that is wrong."""
     expected = {"fc.weight": FC, "fc.bias": FC[:1]}
     for name, shape in CONVS.items():
         expected[f"{name}.conv.weight"] = shape
         expected |= {f"{name}.bn.{part}": shape[:1] for part in NORM}
     counters = {f"{name}.bn.num_batches_tracked" for name in CONVS}
-    shapes = {name: x.shape for name, x in found.items() if name not in counters}
+    shapes = {name: x.shape for name, x in tensors.items() if name not in counters}
     wrong = [
         f"{name} is {shapes.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
         for name in sorted(expected.keys() | shapes.keys())
@@ -67,10 +67,10 @@ def _check(file: Path, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
         first = textwrap.shorten(wrong[0], 200)
         raise ValueError(f"{file}: not FID's InceptionV3: {first}{more}")
     with np.errstate(over="ignore"):
-        state = {name: found[name].astype(np.float32) for name in expected}
+        state = {name: tensors[name].astype(np.float32) for name in expected}
     for name, x in state.items():
-        if found[name].dtype.kind != "f" or not np.isfinite(x).all():
-            raise ValueError(f"{file}: {name} ({found[name].dtype}) is not all finite floats")
+        if tensors[name].dtype.kind != "f" or not np.isfinite(x).all():
+            raise ValueError(f"{file}: {name} ({tensors[name].dtype}) is not all finite floats")
         if name.endswith("running_var") and x.min() < 0:
             raise ValueError(f"{file}: {name} is down to {x.min()}, expected variances, >= 0")
     return state

@@ -54,10 +54,10 @@ def forward(params: Params, x: Array) -> dict[str, Array]:
 
 def mixed_5(p: Params, x: Array) -> Array:
     """Map [N, 35, 35, 192 to 288] to [N, 35, 35, 256 or 288]."""
-    one, five, double, pooled = heads(p, x, "branch1x1", "branch5x5_1", "branch3x3dbl_1")
+    single, five, double, pooled = heads(p, x, "branch1x1", "branch5x5_1", "branch3x3dbl_1")
     five = conv(p, "branch5x5_2", five)
     double = conv(p, "branch3x3dbl_3", conv(p, "branch3x3dbl_2", double))
-    return jnp.concatenate([one, five, double, pooled], axis=-1)
+    return jnp.concatenate([single, five, double, pooled], axis=-1)
 
 
 def mixed_6a(p: Params, x: Array) -> Array:
@@ -70,11 +70,11 @@ def mixed_6a(p: Params, x: Array) -> Array:
 
 def mixed_6(p: Params, x: Array) -> Array:
     """Map [N, 17, 17, 768] to the same shape."""
-    one, seven, double, pooled = heads(p, x, "branch1x1", "branch7x7_1", "branch7x7dbl_1")
+    single, seven, double, pooled = heads(p, x, "branch1x1", "branch7x7_1", "branch7x7dbl_1")
     seven = conv(p, "branch7x7_3", conv(p, "branch7x7_2", seven))
     for i in (2, 3, 4, 5):
         double = conv(p, f"branch7x7dbl_{i}", double)
-    return jnp.concatenate([one, seven, double, pooled], axis=-1)
+    return jnp.concatenate([single, seven, double, pooled], axis=-1)
 
 
 def mixed_7a(p: Params, x: Array) -> Array:
@@ -88,16 +88,16 @@ def mixed_7a(p: Params, x: Array) -> Array:
 
 def mixed_7b(p: Params, x: Array) -> Array:
     """Map [N, 8, 8, 1280] to [N, 8, 8, 2048]."""
-    one, three, double, pooled = heads(p, x, "branch1x1", "branch3x3_1", "branch3x3dbl_1")
-    return jnp.concatenate([one, *crosses(p, three, double), pooled], axis=-1)
+    single, three, double, pooled = heads(p, x, "branch1x1", "branch3x3_1", "branch3x3dbl_1")
+    return jnp.concatenate([single, *crosses(p, three, double), pooled], axis=-1)
 
 
 def mixed_7c(p: Params, x: Array) -> Array:
     """Map [N, 8, 8, 2048] to the same shape; pools by maximum, as the graph of 2015."""
     names = "branch1x1", "branch3x3_1", "branch3x3dbl_1"
-    one, three, double = map(jax.nn.relu, pointwise(p, x, *names))
+    single, three, double = map(jax.nn.relu, pointwise(p, x, *names))
     pooled = conv(p, "branch_pool", max_pool(x, 1))
-    return jnp.concatenate([one, *crosses(p, three, double), pooled], axis=-1)
+    return jnp.concatenate([single, *crosses(p, three, double), pooled], axis=-1)
 
 
 def crosses(p: Params, three: Array, double: Array) -> list[Array]:

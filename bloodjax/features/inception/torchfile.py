@@ -3,8 +3,7 @@
 A .pth file holds pickles, and a pickle may call anything when it is loaded. Here it finds only the
 few names that tensors and modules consist of, as inert records, and every number is checked.
 
-Formats: torch/serialization.py (`_legacy_save` until PyTorch 1.6, `_save` since) and safetensors'
-README.
+Formats: torch/serialization.py (`_legacy_save` to PyTorch 1.6, `_save` since); safetensors' README.
 """
 
 import io
@@ -78,8 +77,8 @@ def read(file: Path) -> dict[str, np.ndarray]:
         return _format(raw)(raw)
     except Exception as error:  # any error that foreign bytes cause in the parsers below
         name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        found = textwrap.shorten(f"{name}{error}", 200)
-    raise ValueError(f"{file}: {found}; expected a whole .pth or .safetensors file")
+        reason = textwrap.shorten(f"{name}{error}", 200)
+    raise ValueError(f"{file}: {reason}; expected a whole .pth or .safetensors file")
 
 
 def _format(raw: bytes) -> Callable[[bytes], dict[str, np.ndarray]]:
@@ -102,11 +101,10 @@ def _zip(raw: bytes) -> dict[str, np.ndarray]:
         if len(roots) != 1:
             raise ValueError(f"a zip file of {', '.join(names[:3])}, not of one data.pkl")
         root = roots[0]
-        used = (f"{root}data.pkl", f"{root}byteorder", f"{root}data/")  # not TorchScript's code
-        sizes = [m.file_size for m in archive.infolist() if m.filename.startswith(used)]
-        if sum(sizes) > len(raw):
-            raise ValueError("a zip file that would grow: compressed, or its parts overlap")
         order = f"{root}byteorder"
+        used = (f"{root}data.pkl", order, f"{root}data/")  # not TorchScript's code
+        if sum(m.file_size for m in archive.infolist() if m.filename.startswith(used)) > len(raw):
+            raise ValueError("a zip file that would grow: compressed, or its parts overlap")
         if order in names and archive.read(order) != b"little":
             raise ValueError(f"byte order {archive.read(order)[:16]!r}, not little")
         with io.BytesIO(archive.read(f"{root}data.pkl")) as stream:
@@ -211,8 +209,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> _Tensor:
     last = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     size = math.prod(shape)
     if size > storage.length or offset + (last if size else -1) >= storage.length:
-        found = f"{list(shape)} with strides {list(strides)} from {offset}"
-        raise ValueError(f"a tensor {found} in a storage of {storage.length} numbers")
+        layout = f"{list(shape)} with strides {list(strides)} from {offset}"
+        raise ValueError(f"a tensor {layout} in a storage of {storage.length} numbers")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -240,13 +238,13 @@ def _tensors(tree: Any, content: Mapping[_Storage, bytes]) -> dict[str, np.ndarr
     return tensors
 
 
-def _flatten(module: _Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, _Tensor]]:
+def _flatten(module: _Module, prefix: str, visited: set[int]) -> Iterator[tuple[str, _Tensor]]:
     """Yield the tensors of a module and of those inside it, by dotted path."""
-    if id(module) in seen:  # a few that hold each other twice would have billions of paths
+    if id(module) in visited:  # a few that hold each other twice would have billions of paths
         raise ValueError(f"{prefix!r:.80} is a module that the file has twice")
-    seen.add(id(module))
+    visited.add(id(module))
     for name, value in dict.items(module.state):
         if type(value) is _Tensor:
             yield f"{prefix}{name}", value
         elif isinstance(value, _Module):
-            yield from _flatten(value, f"{prefix}{name}.", seen)
+            yield from _flatten(value, f"{prefix}{name}.", visited)

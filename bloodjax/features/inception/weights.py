@@ -72,8 +72,8 @@ def load(path: str = "") -> Weights:
     """
     file, source = find(path)
     kept = pooch.os_cache("bloodjax") / f"inception-{source[:16]}.npz"
-    found = _recall(kept, source)
-    if found is None:
+    recalled = _recall(kept, source)
+    if recalled is None:
         try:
             state = read(file)
         except ValueError as error:
@@ -82,7 +82,7 @@ def load(path: str = "") -> Weights:
         params = {name: x.astype(np.float32) for name, x in fold(state).items()}
         _keep(kept, source, sha256, params)
     else:
-        sha256, params = found
+        sha256, params = recalled
     published = source in PUBLISHED or sha256 == TENSORS
     return Weights(PUBLISHED.get(source, file.name), published, sha256, params)
 

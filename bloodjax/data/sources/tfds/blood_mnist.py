@@ -44,8 +44,8 @@ class BloodMNIST(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         cells = bloodmnist.load(split=split)
         if (cells.name, cells.images.shape[1:]) != ("bloodmnist", SHAPE):
-            found = f"{cells.name} of {cells.images.shape[1:]}"
-            raise ValueError(f"BLOODJAX_DATA is {found}; blood_mnist needs BloodMNIST of {SHAPE}")
+            actual = f"{cells.name} of {cells.images.shape[1:]}"
+            raise ValueError(f"BLOODJAX_DATA is {actual}; blood_mnist needs BloodMNIST of {SHAPE}")
         for i, (image, label) in enumerate(zip(cells.images, cells.labels, strict=True)):
             # as an array, TFDS would encode it by TensorFlow
             yield i, {"image": Image.fromarray(image), "label": int(label)}
