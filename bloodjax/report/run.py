@@ -107,4 +107,5 @@ def source_cells(score: Score, counts: Score | PairScore) -> list[str]:
     """Return the cells of `SOURCE`."""
     numbers = (counts["n_real"], counts["n_fake"], score["floor_n"], score["step"])
     data = f"{DATA.get(score['dataset'], score['dataset'])} {score['dataset_digest'][:12]}"
-    return [f"{n:,}" for n in numbers] + [data, score["protocol"], score["extractor_sha256"][:12]]
+    weights = f"{score['extractor_weights']} {score['extractor_sha256'][:12]}"
+    return [f"{n:,}" for n in numbers] + [data, score["protocol"], weights]

@@ -163,6 +163,7 @@ def describe(extractor: Extractor, dataset: Dataset) -> dict[str, str]:
         "name": extractor.distance,
         "protocol": extractor.protocol,
         "extractor_sha256": extractor.sha256,
+        "extractor_weights": extractor.weights,
         "dataset": dataset.name,
         "dataset_digest": dataset.digest,
     }

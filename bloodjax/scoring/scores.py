@@ -59,6 +59,7 @@ class Score(PairScore):
     name: str
     protocol: str
     extractor_sha256: str
+    extractor_weights: str
     dataset: str
     dataset_digest: str
     floor: float

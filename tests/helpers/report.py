@@ -21,6 +21,7 @@ SCORE = {
     "floor_n": 8546,
     "protocol": "as is | or not",
     "extractor_sha256": "ef" * 32,
+    "extractor_weights": "w.npz",
     "dataset": "bloodmnist",
     "dataset_digest": "cd" * 32,
     "classes": {

@@ -22,7 +22,7 @@ def as_classes(x):
 
 
 def extractor(name, classify=as_classes, classes=CLASSES):
-    return Extractor(name, 4, "ab" * 32, "as is", as_features, classify, classes)
+    return Extractor(name, 4, "ab" * 32, "as is", as_features, classify, classes, "w.npz")
 
 
 def random_images(*shape, seed=2, high=200):

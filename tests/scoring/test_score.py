@@ -75,6 +75,7 @@ def test_run_scores_each_seed(workdir):
     assert (first["n_real"], first["n_fake"], first["floor_n"]) == (30, 30, 30)
     assert (first["dataset"], first["dataset_digest"]) == ("bloodmnist", "cd" * 32)
     assert (first["extractor_sha256"], first["protocol"]) == ("ab" * 32, "as is")
+    assert first["extractor_weights"] == "w.npz"
     (summary,) = result["summary"]
     values = [first["value"], second["value"]]
     assert summary["mean"] == pytest.approx(np.mean(values)) and summary["seeds"] == 2
