@@ -90,7 +90,7 @@ def run(folder, seeds=SEEDS, shown=True, **changes):
 
 
 def evaluator(show):
-    return evaluate.make_evaluator(method(), cells(), 7, SampleConfig(chunk=4), {}, show)
+    return evaluate.make_evaluator(method(), cells(), 7, SampleConfig(chunk=4), {}, show=show)
 
 
 def some(step=6, seeds=SEEDS, shift=0):
