@@ -69,9 +69,9 @@ def quantise(images: np.ndarray) -> np.ndarray:
     low, high = images.min(initial=0), images.max(initial=0)
     if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # in this form, NaN is refused too
         remedy = "look at what made them"
-        if -1 - TOLERANCE <= low < 0 and high <= 1 + TOLERANCE:
+        if -1 - TOLERANCE <= low < -0.1 and high <= 1 + TOLERANCE:
             remedy = "from [-1, 1]: (images + 1) / 2"
-        elif low >= 0 and 1 < high <= 255:
+        elif low >= 0 and 2 <= high <= 255:
             remedy = "from 0..255: images.round().astype(np.uint8)"
         raise ValueError(
             f"images range from {low} to {high}: expected uint8, or floats in [0, 1]; {remedy}"

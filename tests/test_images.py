@@ -1,5 +1,7 @@
 """The boundary between stored and computed pixels."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,39 +89,43 @@ def test_floats_may_miss_the_range_by_rounding():
     assert as_uint8(np.zeros((0, 28, 28, 3), np.float32)).shape == (0, 28, 28, 3)
 
 
-@pytest.mark.parametrize("low, high, found", [
-    (-1, 1, "from -1.0 to 1.0"),
-    (-0.0011, 1, "from -0.0011"),
-    (0, 1.0011, "to 1.0011"),
-    (0, 255, "from 0.0 to 255.0"),
-    (0, np.inf, "to inf"),
-    (0, np.nan, "to nan"),
+LOOK = "look at what made"
+
+
+@pytest.mark.parametrize("low, high, actual, remedy", [
+    (-1, 1, "from -1.0 to 1.0", r"from \[-1, 1\]: \(images \+ 1\) / 2$"),
+    (0, 255, "from 0.0 to 255.0", r"from 0..255: images.round\(\).astype\(np.uint8\)$"),
+    (-0.0011, 1, "from -0.0011", LOOK),
+    (0, 1.0011, "to 1.0011", LOOK),
+    (-3, 3, "from -3.0 to 3.0", LOOK),
+    (0, np.inf, "to inf", LOOK),
+    (0, np.nan, "to nan", LOOK),
 ])  # fmt: skip
-def test_floats_of_another_range_are_refused(low, high, found):
+def test_floats_of_another_range_are_refused_with_the_remedy(low, high, actual, remedy):
     images = np.array([low, 0.5, high, 0.5]).reshape(1, 2, 2, 1)
-    with pytest.raises(ValueError, match=rf"{found}.*\(x \+ 1\) / 2.*astype\(np.uint8\)"):
+    with pytest.raises(ValueError, match=rf"{actual}.*expected uint8, or floats in.*{remedy}"):
         as_uint8(images)
 
 
 @pytest.mark.parametrize(
-    "images",
+    ("shape", "dtype", "remedy"),
     [
-        np.zeros((2, 28, 28, 3), np.int32),
-        np.zeros((2, 28, 28, 3), bool),
-        np.zeros((2, 28, 28, 3), np.complex64),
-        np.zeros((2, 28, 28, 3), object),
-        np.zeros((28, 28, 3), np.uint8),
-        np.zeros((28, 28), np.float32),
-        np.zeros((2, 1, 28, 28, 3), np.uint8),
-        np.zeros((2, 28, 28, 2), np.uint8),
-        np.zeros((2, 28, 28, 4), np.float32),
-        np.zeros((2, 3, 28, 28), np.uint8),
-        np.zeros((2, 0, 28, 3), np.uint8),
-        np.zeros((2, 28, 0, 3), np.float32),
+        ((2, 28, 28, 3), np.int32, "images.astype(np.uint8)"),
+        ((2, 28, 28, 3), bool, "images * np.uint8(255)"),
+        ((2, 28, 28, 3), np.complex64, LOOK),
+        ((2, 28, 28, 3), object, LOOK),
+        ((28, 28, 3), np.uint8, LOOK),
+        ((28, 28), np.float32, LOOK),
+        ((2, 1, 28, 28, 3), np.uint8, LOOK),
+        ((2, 28, 28, 2), np.uint8, "transparency: images[..., :-1]"),
+        ((2, 28, 28, 4), np.float32, "transparency: images[..., :-1]"),
+        ((2, 3, 28, 28), np.uint8, "channels first: images.transpose(0, 2, 3, 1)"),
+        ((2, 1, 28, 28), np.float32, "channels first: images.transpose(0, 2, 3, 1)"),
+        ((2, 0, 28, 3), np.uint8, LOOK),
+        ((2, 28, 0, 3), np.float32, LOOK),
     ],
-    ids=lambda a: f"{a.dtype}{list(a.shape)}",
 )
-def test_what_is_no_image_is_refused(images):
-    said = r"images are \w+ \[.*expected uint8 \[N, H, W, 1 or 3\].*transpose\(0, 2, 3, 1\)"
-    with pytest.raises(ValueError, match=said):
-        as_uint8(images)
+def test_what_is_no_image_is_refused_with_the_remedy(shape, dtype, remedy):
+    actual = rf"images are \w+ {re.escape(str(list(shape)))}: expected uint8 \[N, H, W, 1 or 3\]"
+    with pytest.raises(ValueError, match=f"{actual}.*; {re.escape(remedy)}"):
+        as_uint8(np.zeros(shape, dtype))

@@ -124,7 +124,7 @@ def test_a_mistake_passes_for_nothing_else(space, mistakes):
         assert (made.dims, made.sha256) == (space.dims, space.sha256)
         assert (made.classify, made.classes) == (None, ())
     data = Dataset(noise(1, 28, 28, 3), np.zeros(1, np.int32), ("a",), "noise", "00" * 32)
-    folders = {cache_folder(own, data, 0) for own in (space, *mistakes.values())}
+    folders = {cache_folder(own, data) for own in (space, *mistakes.values())}
     assert len(folders) == 3
 
 
