@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -21,11 +20,17 @@ from bloodjax.methods import Method, Params, Stats
 from bloodjax.options import Interval, Positive
 from bloodjax.randomness import Purpose, key_at
 from bloodjax.runtime import compilation, processes
-from bloodjax.runtime.files import atomic_write
 from bloodjax.runtime.progress import console, progress
 from bloodjax.runtime.signals import defer_signals, exit_with_signal
 from bloodjax.sampling.labels import no_labels
-from bloodjax.sampling.samples import NAME, Samples, is_drawn, write_samples_file
+from bloodjax.sampling.samples import (
+    NAME,
+    Samples,
+    is_drawn,
+    read_array,
+    write_array,
+    write_samples_file,
+)
 from bloodjax.training.step import State
 from bloodjax.training.strategies import spread_over_devices
 
@@ -133,11 +138,9 @@ def write_samples(
     Chunks go into a hidden folder of `workdir` first, so that sampling resumes where it stopped.
 
     Args:
-        method: the method to draw from.
-        state: NumPy arrays with a leading seed axis.
+        method, state: the method, and its state on the host with a leading seed axis.
         workdir: the folder of the run.
-        config: what to sample.
-        sampler: the options of the method's `sample`.
+        config, sampler: what to sample, and the options of the method's `sample`.
         labels: count -> the labels of the first samples of each seed.
 
     Raises:
@@ -169,12 +172,8 @@ def write_samples(
 
 def made_with(config: SampleConfig, labels: str, sampler: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a configuration that samples depend on."""
-    return {
-        "count": config.count,
-        "labels": labels,
-        "weights": config.weights,
-        "sampler": sampler,
-    }
+    made = {"count": config.count, "labels": labels, "weights": config.weights}
+    return made | {"sampler": sampler}
 
 
 def draw_chunks(
@@ -241,30 +240,6 @@ def join_chunks(
         trace_name=method.trace_title,
     )
     write_samples_file(folder.parent, samples, made_by)
-
-
-def write_array(file: Path, array: Array | np.ndarray) -> None:
-    """Write an .npy file whole or not at all; with several processes, process 0 writes."""
-    if not processes.is_main():
-        return
-    content = io.BytesIO()  # np.save to a full disk loses the number of the error
-    np.save(content, np.asarray(array))
-    with atomic_write(file) as part:
-        part.write_bytes(content.getbuffer())
-
-
-def read_array(file: Path) -> np.ndarray:
-    """Return the array of `write_array`.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    try:
-        return np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}): delete it, and the same command draws it again"
-        ) from None
 
 
 def digest(tree: Any) -> str:

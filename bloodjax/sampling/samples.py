@@ -1,15 +1,17 @@
-"""The format of samples.npz: the only module that writes or reads it as a run's samples."""
+"""The formats of samples: samples.npz of a run, and .npy files of its chunks."""
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from bloodjax.data import Dataset
-from bloodjax.runtime import npz
+from bloodjax.runtime import npz, processes
 from bloodjax.runtime.files import atomic_write
 
 NAME = "samples.npz"
@@ -135,3 +137,27 @@ def check_same_samples(workdir: Path, after: dict[str, Any]) -> None:
             raise ValueError(
                 f"{workdir / NAME} was made with {made}, now {after}: sample again, --mode=sample"
             )
+
+
+def write_array(file: Path, array: npt.ArrayLike) -> None:
+    """Write an .npy file whole or not at all; with several processes, process 0 writes."""
+    if not processes.is_main():
+        return
+    content = io.BytesIO()  # np.save to a full disk loses the number of the error
+    np.save(content, np.asarray(array))
+    with atomic_write(file) as part:
+        part.write_bytes(content.getbuffer())
+
+
+def read_array(file: Path) -> np.ndarray:
+    """Return the array of `write_array`.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}): delete it, and the same command draws it again"
+        ) from None

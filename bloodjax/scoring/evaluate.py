@@ -62,14 +62,10 @@ def make_evaluator(
 
     def evaluate_seed(state: State, s: int) -> float:
         model = select_seed(state, s, config.weights)
+        starts = range(0, count, size)
         with uncached(choose_engine()):
-            chunks = [
-                processes.fetch(
-                    draw(*model, jnp.arange(start, start + size), classes[start : start + size])
-                )
-                for start in range(0, count, size)
-            ]
-        images = np.concatenate(chunks)[:count]
+            chunks = [draw(*model, jnp.arange(i, i + size), classes[i : i + size]) for i in starts]
+        images = np.concatenate([processes.fetch(chunk) for chunk in chunks])[:count]
         if show:
             show(int(state.seed[s]), int(state.step[s]), images)
         return frechet(real(), Moments.of(embed(space, images, no_progress)))
