@@ -150,8 +150,8 @@ def select_runs(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
         return {"": config}
     names = ",".join(config["order"]).split(",")  # a flag's "a,b" arrives as one name
     if unknown := [name for name in names if name not in config["runs"]]:
-        known = ", ".join(config["runs"])
-        raise ValueError(f"order={','.join(names)}: {unknown[0]!r} is none of its runs: {known}")
+        runs = ", ".join(config["runs"])
+        raise ValueError(f"order={','.join(names)}: {unknown[0]!r} is none of its runs: {runs}")
     return {name: config["runs"][name] for name in names}
 
 

@@ -172,8 +172,8 @@ def write_samples(
 
 def made_with(config: SampleConfig, labels: str, sampler: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a configuration that samples depend on."""
-    made = {"count": config.count, "labels": labels, "weights": config.weights}
-    return made | {"sampler": sampler}
+    images = {"count": config.count, "labels": labels, "weights": config.weights}
+    return images | {"sampler": sampler}
 
 
 def draw_chunks(
@@ -192,7 +192,7 @@ def draw_chunks(
     exists = processes.broadcast_from_main(
         lambda: np.array([file.exists() for file in chunks.values()]), np.zeros(len(chunks), bool)
     )
-    missing = [chunk for chunk, there in zip(chunks, exists, strict=True) if not there]
+    missing = [chunk for chunk, done in zip(chunks, exists, strict=True) if not done]
 
     # The programs
     draw = make_sampler(method, sampler, compilation.choose_engine())

@@ -133,9 +133,9 @@ def check_same_samples(workdir: Path, after: dict[str, Any]) -> None:
     if (workdir / NAME).exists():
         before = read_made_by(workdir)
         if before | after != before:
-            made = {name: before[name] for name in after}
+            old = {name: before[name] for name in after}
             raise ValueError(
-                f"{workdir / NAME} was made with {made}, now {after}: sample again, --mode=sample"
+                f"{workdir / NAME} was made with {old}, now {after}: sample again, --mode=sample"
             )
 
 
