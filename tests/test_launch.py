@@ -161,7 +161,7 @@ def test_a_mistake_is_said_at_once_in_one_line(launch, tmp_path, arguments, word
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"sample.count": 0}, "sample.count=0: expected an integer, at least 1"),
+        ({"sample.count": 0}, "sample.count=0: expected an integer, at least 2"),
         ({"seeds": (1, 1)}, r"seeds=\(1, 1\): expected different integers"),
         ({"seeds": ("0-4",)}, r"seeds=\('0-4',\): expected a tuple, each item an integer"),
         ({"precision": "half"}, "precision='half': expected 'float32' or 'tf32' or 'bfloat16'"),

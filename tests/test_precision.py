@@ -131,9 +131,10 @@ def test_the_command_line_hands_it_to_the_method(tmp_path):
 
 
 def test_a_workdir_has_one_precision(tmp_path):
-    workdir.open_run(tmp_path, {"precision": "float32"}, cells())
+    config = {"optimizer": {}, "precision": "float32"}
+    workdir.open_run(tmp_path, config, cells())
     with pytest.raises(ValueError, match="precision was 'float32', now 'bfloat16'"):
-        workdir.open_run(tmp_path, {"precision": "bfloat16"}, cells(), ["sample"])
+        workdir.open_run(tmp_path, config | {"precision": "bfloat16"}, cells(), ["sample"])
 
 
 # ---- what is in which dtype ----

@@ -14,6 +14,7 @@ import pytest
 from bloodjax import methods
 from bloodjax.training import step as steps
 from bloodjax.training.checkpoint import Checkpoints
+from bloodjax.training.step import OptimizerConfig
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 3)
@@ -101,7 +102,8 @@ def states(folder):
     config = json.loads((folder / "config.json").read_text())["config"]
     method = methods.make(shape=(16, 16, 3), **config["method"])
     checkpoints = Checkpoints(folder / "checkpoints")
-    like, best = steps.abstract_states(method, SEEDS), checkpoints.best()
+    tx = steps.make_optimizer(OptimizerConfig(**config["optimizer"]))
+    like, best = steps.abstract_states(method, tx, SEEDS), checkpoints.best()
     return checkpoints.restore_newest(like), (best, checkpoints.restore(best, like))
 
 
@@ -165,7 +167,7 @@ def test_killed_twenty_times_is_the_straight_run(finish, stop, place, name):
     [
         ("step", signal.SIGTERM, "of 8 is saved; the same command goes on"),
         ("sample", signal.SIGINT, "the samples so far are saved; the same command goes on"),
-        ("score", signal.SIGTERM, "what was finished is saved; the same command goes on"),
+        ("score", signal.SIGTERM, "finished work is saved; the same command goes on"),
     ],
 )
 def test_stopped_in_any_stage_it_says_how_to_go_on(stop, place, stage, number, words):
