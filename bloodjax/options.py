@@ -50,6 +50,8 @@ class Interval:
 Positive = Annotated[int, Interval(1)]
 Count = Annotated[int, Interval(0)]
 Share = Annotated[float, Interval(0, 1)]
+NonNegative = Annotated[float, Interval(0)]
+Above0 = Annotated[float, Interval(0, open_low=True)]
 Seed = Annotated[int, Interval(0, 2**32 - 1)]
 
 
@@ -79,6 +81,14 @@ def check(function: Callable[..., Any], group: str, options: Mapping[str, Any]) 
         if not matches(annotation, value):
             prefix = f"{group}." if group else ""
             raise ValueError(f"{prefix}{name}={value!r}: expected {describe(annotation)}")
+
+
+def fill(function: Callable[..., Any], group: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options after `check`, with the defaults of the missing ones."""
+    check(function, group, options)
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return defaults | dict(options)
 
 
 def check_names(

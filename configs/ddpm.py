@@ -24,14 +24,20 @@ def get_config(variant: str | None = None) -> ConfigDict:
         "widths": (64, 128),
         "blocks": 1,
         "patch": 2,  # folded into channels: 14×14 runs nearer to a CPU's peak than 28×28
+        "conditional": False,  # the study's; True: draws by class, see configs/edm.py
+        "label_drop": 0.1,  # of a conditional one, see configs/edm.py
     }
     config.train.ema_decay = 0.998  # a memory of 500 steps of 2,680; the loss has flattened by then
     config.sampler = {
-        "name": "ddim",  # a name in bloodjax/diffusion/samplers.py
+        "name": "ddim",  # or heun, dpm_solver_pp_2m, both with eta 0
         "steps": 1000,  # all timesteps, with eta 1: the ancestral sampler of Ho et al.
         "eta": 1.0,  # 0 with fewer steps: DDIM
         "clip": True,  # of the estimated x0: early errors do not grow
         "variance": "posterior",  # or "beta", the second variance of Ho et al., section 3.2
+        # Of a conditional model, see configs/edm.py.
+        "guidance": 1.0,
+        "guidance_low": 0.0,
+        "guidance_high": 1000.0,
     }
     if variant == "quick":
         config.name = "ddpm-quick"

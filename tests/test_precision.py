@@ -27,7 +27,7 @@ from bloodjax.training.step import OptimizerConfig
 
 ROOT = Path(__file__).parent.parent
 DTYPE = r"tensor<(?:\d+x)*(\w+)>"
-RATES = {"vae": 1e-3, "gan": 2e-4, "ddpm": 2e-3}  # of the configurations
+RATES = {"vae": 1e-3, "gan": 2e-4, "ddpm": 2e-3, "edm": 2e-3}  # of the configurations
 BATCH = np.zeros((4, *SHAPE), np.float32), np.zeros(4, np.int32)
 every_method = pytest.mark.parametrize("name", methods.names())
 
@@ -41,7 +41,7 @@ def prepare():
 
 
 def made(name, dtype, **changes):
-    return methods.make(name, shape=SHAPE, dtype=dtype, **SMALL[name] | changes)
+    return methods.make(name, shape=SHAPE, dtype=dtype, classes=2, **SMALL[name] | changes)
 
 
 def stepped(name, dtype):
@@ -167,8 +167,8 @@ def test_activations_are_bfloat16_between_float32_input_output_and_variables(net
 def test_state_metrics_and_samples_are_float32_as_they_were(name):
     def results(dtype):
         method, (step, state) = made(name, dtype), stepped(name, dtype)
-        sampler = {"steps": 2, "eta": 1.0, "clip": True, "variance": "beta"}
-        sample = partial(method.sample, **sampler if name == "ddpm" else {})
+        ddpm = {"steps": 2, "eta": 1.0, "clip": True, "variance": "beta"}
+        sample = partial(method.sample, **{"ddpm": ddpm, "edm": {"steps": 2}}.get(name, {}))
         drawn = jax.eval_shape(sample, state.params, state.stats, jax.random.key(0))
         return state, jax.eval_shape(step, state, BATCH), drawn
 

@@ -38,6 +38,8 @@ def check_twin(method: Mapping[str, Any]) -> None:
     if method["name"] not in NOISE:
         names = ", ".join(NOISE)
         raise ValueError(f"method.name={method['name']!r}: a PyTorch twin exists of {names} only")
+    if method.get("conditional"):
+        raise ValueError("method.conditional=True: the PyTorch twin ignores labels; expected False")
     if method.get("net", "unet") != "unet":
         raise ValueError(f"method.net={method['net']!r}: the PyTorch twin has 'unet' only")
 

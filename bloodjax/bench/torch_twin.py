@@ -132,10 +132,15 @@ class DDPM(Twin):
         blocks: int,
         patch: int,
         net: str = "unet",
+        conditional: bool = False,
+        label_drop: float = 0.0,
     ) -> dict[str, nn.Module]:
         """Build the U-Net and the noise levels."""
-        if net != "unet":
-            raise ValueError(f"method.net={net!r}: the PyTorch twin has 'unet' only")
+        if net != "unet" or conditional:
+            raise ValueError(
+                f"method.net={net!r}, method.conditional={conditional}: the PyTorch twin has "
+                "'unet' without classes only"
+            )
         betas = np.linspace(beta_first, beta_last, timesteps, dtype=np.float64)
         self.timesteps = timesteps
         self.alpha_bar = np.concatenate([[1.0], np.cumprod(1.0 - betas)])
@@ -189,10 +194,15 @@ class DDPM(Twin):
         clip: bool,
         variance: str,
         name: str = "ddim",
+        guidance: float = 1.0,
+        **interval: float,
     ) -> Tensor:
         """Walk from noise to images by DDIM, or with eta 1 by ancestral sampling."""
-        if name != "ddim":
-            raise ValueError(f"sampler.name={name!r}: the PyTorch twin has 'ddim' only")
+        if name != "ddim" or guidance != 1:
+            raise ValueError(
+                f"sampler.name={name!r}, sampler.guidance={guidance}: the PyTorch twin has 'ddim' "
+                "without guidance only"
+            )
         x = next(draws)
         for step in self.schedule(steps, eta, variance):
             noise = next(draws) if eta or variance == "beta" else None

@@ -37,10 +37,14 @@ def estimate_from_noise(x: Array, noise: Array, level: Levels) -> Estimate:
     return Estimate((x - level.sigma * noise) / level.alpha, noise)
 
 
+def estimate_from_image(x: Array, image: Array, level: Levels) -> Estimate:
+    """Return the estimates of a network that predicts x_0."""
+    return Estimate(image, (x - level.alpha * image) / level.sigma)
+
+
 def clip_image(x: Array, estimate: Estimate, level: Levels) -> Estimate:
     """Clip the image to [-1, 1], and let the noise explain the rest of x_t."""
-    image = jnp.clip(estimate.image, -1.0, 1.0)
-    return Estimate(image, (x - level.alpha * image) / level.sigma)
+    return estimate_from_image(x, jnp.clip(estimate.image, -1.0, 1.0), level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,3 +91,56 @@ class LinearBeta:
         alpha = jnp.asarray(np.sqrt(self.alpha_bar), jnp.float32)[t][:, None, None, None]
         sigma = jnp.asarray(np.sqrt(1 - self.alpha_bar), jnp.float32)[t][:, None, None, None]
         return alpha * images + sigma * noise
+
+
+@dataclasses.dataclass(frozen=True)
+class KarrasLevels:
+    """The process of Karras et al. (2022): α = 1, and levels σ at equal distances in σ^(1 / ρ).
+
+    Attributes:
+        sigma_min, sigma_max: σ of the last level before the image, and of the first.
+        rho: ρ, the larger, the closer the levels near σ_min.
+    """
+
+    sigma_min: float
+    sigma_max: float
+    rho: float
+
+    def levels(self, steps: int) -> Levels:
+        """Return `steps` + 1 levels, eq. 5 of Karras et al., with σ = 0 as the last.
+
+        Raises:
+            ValueError: σ does not fall.
+        """
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"sampler.sigma_min={self.sigma_min}: expected less than {self.sigma_max} "
+                "(sampler.sigma_max)"
+            )
+        first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        sigma = (first + np.linspace(0.0, 1.0, steps) * (last - first)) ** self.rho
+        t = np.arange(steps, -1, -1)
+        return Levels(t, np.ones(steps + 1), np.append(sigma, 0.0))
+
+
+class Preconditioning(NamedTuple):
+    """Factors around the network F: D(x; σ) = c_skip x + c_out F(c_in x; c_noise)."""
+
+    c_skip: Array
+    c_out: Array
+    c_in: Array
+    c_noise: Array
+
+
+def precondition(sigma: Array, sigma_data: float) -> Preconditioning:
+    """Return the factors of Karras et al. (2022), table 1, for σ float32 [B].
+
+    The input and the target of F then have variance 1 for data of standard deviation `sigma_data`.
+    c_noise is 80 (ln σ + 6.5) instead of ln σ / 4: σ from 0.002 to 80 becomes 23 to 871, the range
+    of times that the sinusoids of the networks resolve.
+    """
+    total = jnp.sqrt(sigma**2 + sigma_data**2)
+    c_noise = 80.0 * (jnp.log(sigma) + 6.5)
+    return Preconditioning(
+        sigma_data**2 / total**2, sigma * sigma_data / total, 1.0 / total, c_noise
+    )

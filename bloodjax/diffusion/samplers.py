@@ -2,12 +2,12 @@
 
 Each takes `denoise(x, level)`, which estimates image and noise from one x_t [H, W, C], and returns
 x_0 with the estimate of the image at every step, [steps, H, W, C]. Coefficients are computed on the
-host in float64; a step is a body of `lax.scan`. A further sampler is a further function, and its
-name in SAMPLERS.
+host in float64; a step is the body of a `lax.scan`. A further sampler is a further function, and
+its name in SAMPLERS.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax import Array, lax, random
 
 from bloodjax.diffusion.process import Estimate, Levels
 
+Variance = Literal["posterior", "beta"]
 Denoise = Callable[[Array, Levels], Estimate]
 
 
@@ -26,7 +27,7 @@ def ddim(
     key: Array,
     *,
     eta: float = 0.0,
-    variance: Literal["posterior", "beta"] = "posterior",
+    variance: Variance = "posterior",
 ) -> tuple[Array, Array]:
     """Sample by eq. 12 of Song et al. (2021), from the time t to the next time s at every step.
 
@@ -71,13 +72,79 @@ def ddim_coefficients(
     return s.alpha, np.sqrt(np.maximum(s.sigma**2 - sigma**2, 0.0)), added
 
 
-def select(levels: Levels, rows: slice) -> Levels:
-    """Return some of the levels."""
+def heun(
+    denoise: Denoise, x: Array, levels: Levels, key: Array, **noise: Any
+) -> tuple[Array, Array]:
+    """Sample by Heun's method of second order: algorithm 1 of Karras et al. (2022).
+
+    It solves dz/dr = ε for z = x / α and r = σ / α, which is their equation for every process of
+    this form. The last step, to σ = 0, is one of Euler, which returns the estimate of the image; so
+    there are 2 × steps - 1 network calls.
+    """
+    refuse_noise("heun", **noise)
+
+    def step(x: Array, row: tuple[Levels, Levels]) -> tuple[Array, Array]:
+        t, s = row
+        change = s.sigma / s.alpha - t.sigma / t.alpha
+        image, slope = denoise(x, t)
+        y = s.alpha * (x / t.alpha + change * slope)
+        slope = (slope + denoise(y, s).noise) / 2
+        return s.alpha * (x / t.alpha + change * slope), image
+
+    levels = jax.tree.map(jnp.float32, levels)
+    x, images = lax.scan(step, x, (select(levels, np.s_[:-2]), select(levels, np.s_[1:-1])))
+    image = denoise(x, select(levels, -2)).image
+    return image, jnp.concatenate([images, image[None]])
+
+
+def dpm_solver_pp_2m(
+    denoise: Denoise, x: Array, levels: Levels, key: Array, **noise: Any
+) -> tuple[Array, Array]:
+    """Sample by DPM-Solver++(2M), algorithm 2 of Lu et al. (2022): second order, one call a step.
+
+    Its first and its last step are of first order: the first has no previous estimate, and the last
+    one has an infinite step of log(α / σ).
+    """
+    refuse_noise("dpm_solver_pp_2m", **noise)
+
+    # Coefficients
+    t, s = select(levels, np.s_[:-1]), select(levels, np.s_[1:])
+    scale = s.sigma / t.sigma
+    step_sizes = np.diff(np.log(levels.alpha[:-1] / levels.sigma[:-1]))  # h of all but the last
+    past = np.zeros(len(scale))  # 1 / 2r, r the ratio of the step before to this one
+    past[1:-1] = step_sizes[1:] / step_sizes[:-1] / 2
+
+    def step(carry: tuple[Array, Array], row: tuple) -> tuple[tuple[Array, Array], Array]:
+        x, previous = carry
+        level, scale, factor, past = row
+        image = denoise(x, level).image
+        return (scale * x + factor * (image + past * (image - previous)), image), image
+
+    rows = t, scale, s.alpha - t.alpha * scale, past
+    (x, _), images = lax.scan(step, (x, jnp.zeros_like(x)), jax.tree.map(jnp.float32, rows))
+    return x, images
+
+
+def refuse_noise(name: str, eta: float = 0.0, variance: Variance = "posterior") -> None:
+    """Refuse options that ask a sampler for noise that it does not add: ValueError."""
+    if eta > 0 or variance == "beta":
+        raise ValueError(
+            f"sampler.eta={eta}, sampler.variance={variance!r}: expected 0 and 'posterior' for "
+            f"sampler.name={name!r}, which adds no noise"
+        )
+
+
+def select(levels: Levels, rows: slice | int) -> Levels:
+    """Return some of the levels, or one."""
     return Levels(*(values[rows] for values in levels))
 
 
 # name -> sampler(denoise, x, levels, key, eta=..., variance=...), for `sampler.name`
-SAMPLERS: Mapping[str, Callable[..., tuple[Array, Array]]] = {"ddim": ddim}
+SAMPLERS: Mapping[str, Callable[..., tuple[Array, Array]]] = {
+    "ddim": ddim,
+    "dpm_solver_pp_2m": dpm_solver_pp_2m,
+    "heun": heun,
+}
 
 
 def choose_sampler(name: str) -> Callable[..., tuple[Array, Array]]:
@@ -85,3 +152,8 @@ def choose_sampler(name: str) -> Callable[..., tuple[Array, Array]]:
     if name not in SAMPLERS:
         raise ValueError(f"sampler.name={name!r}: expected {' or '.join(SAMPLERS)}")
     return SAMPLERS[name]
+
+
+def select_estimates(images: Array, count: int) -> Array:
+    """Return `count` of the estimates [steps, H, W, C], from the first to the last."""
+    return images[np.round(np.linspace(0, len(images) - 1, count)).astype(int)]

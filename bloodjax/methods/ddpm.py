@@ -2,18 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from types import SimpleNamespace
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, random
 
 from bloodjax import nets, options
 from bloodjax.diffusion import samplers
+from bloodjax.diffusion.guidance import drop_labels, guide
 from bloodjax.diffusion.process import Estimate, Levels, LinearBeta, clip_image, estimate_from_noise
 from bloodjax.methods import Batch, Dtype, Loss, Metrics, Params, Shape, Stats
-from bloodjax.options import Interval, Positive, Share
+from bloodjax.options import Above0, Count, Interval, NonNegative, Positive, Share
 from bloodjax.randomness import batch_normal
 
 Beta = Annotated[float, Interval(0, 1, open_low=True, open_high=True)]
@@ -29,6 +30,8 @@ class DDPM:
         beta_first, beta_last: β_1 and β_T, linear in between.
         widths, blocks, patch: of the network, see `nets.unet.UNet`.
         net: a file in bloodjax/nets, "unet" or "course_unet".
+        classes: of the labels; 0 for an unconditional model.
+        label_drop: probability of training without the label, which guidance needs.
         dtype: of the network's activations.
     """
 
@@ -40,9 +43,10 @@ class DDPM:
     blocks: Positive
     patch: Positive
     net: str = "unet"
+    classes: Count = 0
+    label_drop: Share = 0.1
     dtype: Dtype = "float32"
 
-    classes = 0
     trace_title = "denoising"
 
     def __post_init__(self) -> None:
@@ -52,8 +56,9 @@ class DDPM:
     @property
     def network(self) -> nn.Module:
         """The network that predicts ε."""
-        names = ("shape", "widths", "blocks", "patch", "dtype")
-        return nets.make(self.net, **{name: getattr(self, name) for name in names})
+        names = ("shape", "widths", "blocks", "patch", "dtype", "classes")
+        values = {name: getattr(self, name) for name in names}
+        return nets.make(self.net, **{k: value for k, value in values.items() if value != 0})
 
     @property
     def process(self) -> LinearBeta:
@@ -70,20 +75,32 @@ class DDPM:
         variables = self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)))
         return {"ddpm": variables["params"]}, {}
 
-    def predict_noise(self, params: Params, x: Array, t: Array) -> Array:
-        """Return the predicted ε for x float [B, H, W, C], t float [B] in 1..T: [B, H, W, C]."""
-        return nets.apply(self.network, {"params": params["ddpm"]}, x, t)
+    def predict_noise(
+        self, params: Params, x: Array, t: Array, label: Array | None = None
+    ) -> Array:
+        """Return the predicted ε, float32 [B, H, W, C].
+
+        Args:
+            params: of the network.
+            x: x_t, float32 [B, H, W, C].
+            t: float32 [B] in 1..T.
+            label: int32 [B]; `classes` or None stand for an unknown class.
+        """
+        inputs = (x, t, *([label] if self.classes else []))
+        return nets.apply(self.network, {"params": params["ddpm"]}, *inputs)
 
     def loss(
         self, params: Params, stats: Stats, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Metrics, Stats]]:
         """Return the mean squared error of ε at t uniform on 1..T: L_simple, eq. 14 of Ho et al."""
-        images, _ = batch
+        images, labels = batch
         key_t, key_noise = random.split(key)
         t = random.randint(key_t, (len(images),), 1, self.timesteps + 1)
         noise = batch_normal(key_noise, images.shape)
+        if self.classes:  # by a further key: those of the unconditional method stay as they are
+            labels = drop_labels(random.fold_in(key, 2), labels, self.classes, self.label_drop)
         x = self.process.corrupt(images, t, noise)
-        predicted = self.predict_noise(params, x, t.astype(jnp.float32))
+        predicted = self.predict_noise(params, x, t.astype(jnp.float32), labels)
         return jnp.mean((predicted - noise) ** 2), ({}, stats)
 
     def sample(
@@ -96,62 +113,68 @@ class DDPM:
         steps: Positive,
         eta: Share,
         clip: bool,
-        variance: Literal["posterior", "beta"],
+        variance: samplers.Variance,
         name: str = "ddim",
+        guidance: NonNegative = 1.0,
+        guidance_low: NonNegative = 0.0,
+        guidance_high: Above0 = 1000.0,
     ) -> Array:
-        """Return one image after `steps` network calls.
+        """Return one image.
 
         Args:
             params: of the network.
             stats: unused.
             key: the image is a function of it.
-            label: unused; the method is unconditional.
-            steps: T with eta 1 is the ancestral sampler, algorithm 2 of Ho et al.; fewer steps, or
-                another eta, is DDIM.
-            eta: from 0, deterministic after the first noise, to 1.
+            label: int32 scalar below `classes`; None draws from all classes.
+            steps: between noise levels. T of ddim with eta 1 are the ancestral sampler, algorithm 2
+                of Ho et al.
+            eta: of ddim, from 0, deterministic after the first noise, to 1.
             clip: clip the estimate of x_0 to [-1, 1] at every step.
-            variance: of the added noise, "posterior" (β̃) or "beta".
-            name: of the sampler in `samplers.SAMPLERS`; it may ignore eta and variance.
+            variance: of ddim's added noise, "posterior" (β̃) or "beta".
+            name: of a sampler in `diffusion.samplers.SAMPLERS`.
+            guidance, guidance_low, guidance_high: see `diffusion.guidance.guide`.
         """
         image, _ = self.walk(
-            params, key, steps=steps, eta=eta, clip=clip, variance=variance, name=name
+            params,
+            key,
+            label,
+            steps=steps,
+            eta=eta,
+            clip=clip,
+            variance=variance,
+            name=name,
+            guidance=guidance,
+            guidance_low=guidance_low,
+            guidance_high=guidance_high,
         )
         return image
 
     def trace(
-        self,
-        params: Params,
-        stats: Stats,
-        key: Array,
-        label: Array | None = None,
-        **sampler: Any,
+        self, params: Params, stats: Stats, key: Array, label: Array | None = None, **sampler: Any
     ) -> Array:
         """Return nine estimates of x_0 from the first step to the last; options as in `sample`."""
-        _, estimates = self.walk(params, key, **sampler)
-        return estimates[np.round(np.linspace(0, len(estimates) - 1, 9)).astype(int)]
+        return samplers.select_estimates(self.walk(params, key, label, **sampler)[1], 9)
 
     def walk(
-        self,
-        params: Params,
-        key: Array,
-        *,
-        clip: bool,
-        steps: int,
-        name: str = "ddim",
-        **sampler: Any,
+        self, params: Params, key: Array, label: Array | None, **sampler: Any
     ) -> tuple[Array, Array]:
         """Return x_0 and the estimate of it at every step, [H, W, C] and [steps, H, W, C]."""
-        checked = {"clip": clip, "steps": steps, "name": name, **sampler}
-        options.check(self.sample, "sampler", checked)
+        o = SimpleNamespace(**options.fill(self.sample, "sampler", sampler))
+        levels = self.process.levels(o.steps)
+
+        def predict(x: Array, level: Levels, label: Array | None) -> Array:
+            return self.predict_noise(params, x, jnp.broadcast_to(level.t, len(x)), label)
+
+        interval = o.guidance_low, o.guidance_high
+        guided = guide(predict, self.classes, label, o.guidance, interval)
 
         def denoise(x: Array, level: Levels) -> Estimate:
-            noise = self.predict_noise(params, x[None], level.t[None])[0]
-            estimate = estimate_from_noise(x, noise, level)
-            return clip_image(x, estimate, level) if clip else estimate
+            estimate = estimate_from_noise(x, guided(x, level), level)
+            return clip_image(x, estimate, level) if o.clip else estimate
 
-        levels = self.process.levels(steps)
         x = random.normal(random.fold_in(key, 0), self.shape)
-        return samplers.choose_sampler(name)(denoise, x, levels, key, **sampler)
+        walk = samplers.choose_sampler(o.name)
+        return walk(denoise, x, levels, key, eta=o.eta, variance=o.variance)
 
 
 Method = DDPM

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated
 
 import jax.numpy as jnp
 from jax import Array, random
@@ -11,7 +10,7 @@ from jax import Array, random
 from bloodjax import nets, options
 from bloodjax.methods import Batch, Dtype, Loss, Metrics, Params, Shape, Stats
 from bloodjax.nets.conv import Decoder, Encoder
-from bloodjax.options import Interval, Positive
+from bloodjax.options import Above0, Positive
 from bloodjax.randomness import batch_normal, interpolate_normals
 
 
@@ -36,7 +35,7 @@ class VAE:
     shape: Shape
     latent: Positive
     width: Positive
-    sigma: Annotated[float, Interval(0, open_low=True)]
+    sigma: Above0
     dtype: Dtype = "float32"
 
     classes = 0

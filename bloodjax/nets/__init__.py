@@ -18,12 +18,13 @@ from bloodjax import options
 def make(name: str, **hyper_parameters: Any) -> nn.Module:
     """Return the denoising network of the file called `name`.
 
-    Its `apply` maps variables, x float [B, H, W, C] and t float [B] to float [B, H, W, C].
+    Its `apply` maps variables, x float [B, H, W, C] and t float [B] to float [B, H, W, C]. With
+    classes it also takes a label int [B], of which `classes` stands for an unknown class.
 
     Args:
         name: a file in this folder whose function `make` checks the hyper-parameters and returns
             the network, e.g. "unet".
-        hyper_parameters: shape, widths, blocks, patch and dtype: see `unet.make`.
+        hyper_parameters: shape, widths, blocks, patch, dtype and classes: see `unet.make`.
 
     Raises:
         ValueError: the file or its `make` is missing, or the network does not allow a value.
@@ -37,6 +38,8 @@ def make(name: str, **hyper_parameters: Any) -> nn.Module:
     return builders[name](**hyper_parameters)
 
 
-def apply(network: nn.Module, variables: dict[str, Any], *inputs: Any) -> Array:
+def apply(
+    network: nn.Module, variables: dict[str, Any], *inputs: Any, rngs: dict[str, Any] | None = None
+) -> Array:
     """Return the output of a network without changing its variables."""
-    return cast(Array, network.apply(variables, *inputs))
+    return cast(Array, network.apply(variables, *inputs, rngs=rngs))

@@ -143,6 +143,7 @@ def make(
     blocks: Positive,
     patch: Literal[1] = 1,
     dtype: str = "float32",
+    classes: Literal[0] = 0,
 ) -> CourseUNet:
     """Return the course's U-Net; see `CourseUNet` for the hyper-parameters.
 

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from bloodjax.nets.layers import Conv, Dense, depth_to_space, space_to_depth, upsample
-from bloodjax.options import Positive
+from bloodjax.options import Count, Positive, Share
 
 GROUPS = 8  # of GroupNorm
 
@@ -21,10 +21,17 @@ def time_embedding(t: Array, dims: int) -> Array:
 
 
 class ResBlock(nn.Module):
-    """Twice GroupNorm, SiLU and 3×3, with a shift and scale by the time; starts as the identity."""
+    """Twice GroupNorm, SiLU and 3×3, with a shift and scale by the time; starts as the identity.
+
+    Attributes:
+        width: channels of the output.
+        dtype: of activations.
+        dropout: rate before the second convolution; active where `apply` gets a key "dropout".
+    """
 
     width: int
     dtype: DTypeLike = jnp.float32
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, time: Array) -> Array:
@@ -37,6 +44,7 @@ class ResBlock(nn.Module):
         both = dense(2 * self.width)(time).astype(jnp.float32)
         scale, shift = jnp.split(both[:, None, None], 2, axis=-1)
         y = nn.silu((norm()(y) * (1 + scale) + shift).astype(self.dtype))
+        y = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(y)
         y = conv(kernel_init=nn.initializers.zeros)(y)
         return y + (x if x.shape[-1] == self.width else dense(self.width)(x))
 
@@ -72,6 +80,8 @@ class UNet(nn.Module):
             Multiples of 8, the number of GroupNorm's groups.
         blocks: residual blocks per resolution on the way down; one more on the way up.
         patch: side of the blocks of pixels that are folded into channels.
+        classes: number of classes; with 0 the network takes no labels.
+        dropout: rate in each residual block, see `ResBlock`.
         dtype: of activations; the output is float32.
     """
 
@@ -79,21 +89,31 @@ class UNet(nn.Module):
     blocks: int = 1
     patch: int = 2
     dtype: DTypeLike = jnp.float32
+    classes: int = 0
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Array, t: Array) -> Array:
-        """Map x float [B, H, W, C], t float [B] to float32 [B, H, W, C]."""
+    def __call__(self, x: Array, t: Array, label: Array | None = None) -> Array:
+        """Map x float [B, H, W, C], t float [B] and label int [B] to float32 [B, H, W, C].
+
+        The label `classes` stands for an unknown class, and so does None.
+        """
         conv = partial(Conv, kernel_size=(3, 3), dtype=self.dtype)
         dense = partial(Dense, 4 * self.widths[0], dtype=self.dtype)
-        block = partial(ResBlock, dtype=self.dtype)
+        block = partial(ResBlock, dtype=self.dtype, dropout=self.dropout)
         attention = partial(Attention, dtype=self.dtype)
         _, height, width, channels = x.shape
         multiple = self.patch * 2 ** (len(self.widths) - 1)
         x = jnp.pad(x, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))
 
-        # Time
+        # Time and class
         time = dense()(time_embedding(t, 2 * self.widths[0]))
-        time = nn.silu(dense()(nn.silu(time)))
+        time = dense()(nn.silu(time))
+        if self.classes:
+            label = jnp.full(len(x), self.classes) if label is None else label
+            embedding = nn.Embed(self.classes + 1, 4 * self.widths[0], dtype=self.dtype)
+            time += embedding(label)
+        time = nn.silu(time)
 
         # Down
         y = conv(self.widths[0])(space_to_depth(x, self.patch))
@@ -131,6 +151,8 @@ def make(
     blocks: Positive,
     patch: Positive,
     dtype: str = "float32",
+    classes: Count = 0,
+    dropout: Share = 0.0,
 ) -> UNet:
     """Return the U-Net for images of any `shape`; see `UNet` for the hyper-parameters.
 
@@ -139,4 +161,4 @@ def make(
     """
     if not widths or any(width % GROUPS for width in widths):
         raise ValueError(f"method.widths={widths}: expected multiples of {GROUPS}")
-    return UNet(widths, blocks, patch, jnp.dtype(dtype))
+    return UNet(widths, blocks, patch, jnp.dtype(dtype), classes, dropout)

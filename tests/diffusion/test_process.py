@@ -9,7 +9,15 @@ from helpers.diffusion import PAPER, SHORT, linear_schedule
 from helpers.nets import normal
 from jax import random
 
-from bloodjax.diffusion.process import Levels, LinearBeta, clip_image, estimate_from_noise
+from bloodjax.diffusion.process import (
+    KarrasLevels,
+    Levels,
+    LinearBeta,
+    clip_image,
+    estimate_from_image,
+    estimate_from_noise,
+    precondition,
+)
 
 
 @pytest.mark.parametrize("process", [PAPER, SHORT])
@@ -78,3 +86,79 @@ def test_a_clipped_estimate_stays_in_range_and_still_explains_x_t():
     np.testing.assert_allclose(image, np.clip(free.image, -1, 1), atol=1e-6)
     assert np.abs(free.image).max() > 1.1
     np.testing.assert_allclose(level.alpha * image + level.sigma * rest, x, atol=1e-5)
+
+
+# ---- Karras et al. (2022) --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [2, 18])
+def test_karras_levels_are_those_of_eq_5(steps):
+    t, alpha, sigma = KarrasLevels(0.002, 80.0, 7.0).levels(steps)
+    first, last = 80 ** (1 / 7), 0.002 ** (1 / 7)
+    expected = [(first + i / (steps - 1) * (last - first)) ** 7 for i in range(steps)]
+    np.testing.assert_allclose(sigma, [*expected, 0.0], rtol=1e-12)
+    np.testing.assert_array_equal(t, range(steps, -1, -1))
+    np.testing.assert_array_equal(alpha, np.ones(steps + 1))
+
+
+def test_one_karras_step_goes_from_the_largest_level_to_the_image():
+    assert KarrasLevels(0.002, 80.0, 7.0).levels(1).sigma == pytest.approx([80.0, 0.0])
+
+
+def test_karras_levels_that_do_not_fall_are_refused():
+    with pytest.raises(ValueError, match=r"sampler\.sigma_min=2\.0: expected less than 1\.0 "):
+        KarrasLevels(2.0, 1.0, 7.0).levels(5)
+
+
+def table_1(sigma, sigma_data):
+    """c_skip, c_out, c_in of EDM's column in table 1, float64."""
+    c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
+    c_out = sigma * sigma_data / np.sqrt(sigma_data**2 + sigma**2)
+    return c_skip, c_out, 1 / np.sqrt(sigma**2 + sigma_data**2)
+
+
+SIGMAS = np.array([0.002, 0.1, 0.5, 3.0, 80.0])
+
+
+def test_preconditioning_is_table_1():
+    c = precondition(jnp.float32(SIGMAS), 0.4)
+    for actual, expected in zip(c[:3], table_1(SIGMAS, 0.4), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    np.testing.assert_allclose(c.c_noise, 80 * (np.log(SIGMAS) + 6.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_preconditioning_gives_input_and_target_of_the_network_unit_variance(sigma):
+    """Eqs. 114 and 117 there, on data of the standard deviation 0.4."""
+    rng = np.random.default_rng(0)
+    data, noise = rng.normal(scale=0.4, size=100_000), sigma * rng.normal(size=100_000)
+    c_skip, c_out, c_in, _ = (float(x[0]) for x in precondition(jnp.float32([sigma]), 0.4))
+    bound = 4 * np.sqrt(2 / 100_000)
+    assert np.var(c_in * (data + noise)) == pytest.approx(1, abs=bound)
+    # The target is (y - c_skip x) / c_out; in float64 from the exact c_skip, since at small σ
+    # float32 leaves few digits of 1 - c_skip.
+    assert np.var((data - table_1(sigma, 0.4)[0] * (data + noise)) / c_out) == pytest.approx(
+        1, abs=bound
+    )
+    assert c_skip == pytest.approx(table_1(sigma, 0.4)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 3.0])
+def test_c_skip_amplifies_errors_of_the_network_least(sigma):
+    """Eq. 120 there: c_out, the deviation of y - c_skip x, is smallest at this c_skip."""
+    c = precondition(jnp.float32([sigma]), 0.4)
+
+    def deviation(c_skip):
+        return np.sqrt((1 - c_skip) ** 2 * 0.4**2 + c_skip**2 * sigma**2)
+
+    c_skip, c_out = float(c.c_skip[0]), float(c.c_out[0])
+    assert deviation(c_skip) == pytest.approx(c_out, rel=1e-5)
+    assert min(deviation(c_skip - 0.02), deviation(c_skip + 0.02)) > deviation(c_skip)
+
+
+def test_estimates_from_the_image_undo_the_corruption():
+    image, noise = np.clip(normal(2, 3, 1), -1, 1), normal(2, 3, 1, seed=1)
+    level = Levels(3, 0.6, 0.8)
+    estimate = estimate_from_image(0.6 * image + 0.8 * noise, image, level)
+    np.testing.assert_array_equal(estimate.image, image)
+    np.testing.assert_allclose(estimate.noise, noise, atol=1e-6)

@@ -17,8 +17,20 @@ from helpers.methods import KEY
 from jax import random
 from scipy.stats import kurtosis
 
-from bloodjax.diffusion.process import clip_image, estimate_from_noise
-from bloodjax.diffusion.samplers import ddim, ddim_coefficients
+from bloodjax.diffusion.process import (
+    KarrasLevels,
+    clip_image,
+    estimate_from_image,
+    estimate_from_noise,
+)
+from bloodjax.diffusion.samplers import (
+    SAMPLERS,
+    choose_sampler,
+    ddim,
+    ddim_coefficients,
+    select,
+    select_estimates,
+)
 
 SHAPE = 3, 4, 2
 
@@ -129,7 +141,7 @@ def pixels(true_noise, steps, **options):
     return np.float64(jax.jit(jax.vmap(sample))(random.split(KEY, 4000))).ravel()
 
 
-SAMPLERS = [
+DDIM = [
     {"steps": 1000, "eta": 1.0, "variance": "posterior"},
     {"steps": 1000, "eta": 1.0, "variance": "beta"},
     {"steps": 250, "eta": 0.0, "variance": "posterior"},
@@ -137,7 +149,7 @@ SAMPLERS = [
 ]
 
 
-@pytest.mark.parametrize("options", SAMPLERS)
+@pytest.mark.parametrize("options", DDIM)
 def test_sampler_with_the_true_noise_of_a_gaussian_draws_it(options):
     x = pixels(noise_of_a_gaussian, **options)
     shrunk = 0.9312 if options["steps"] == 50 else 1.0  # the effect of so long steps: see below
@@ -158,9 +170,183 @@ def test_fifty_ddim_steps_shrink_a_gaussian_by_7_percent():
     assert factor == pytest.approx(0.9312 * DEVIATION, rel=1e-4)
 
 
-@pytest.mark.parametrize("options", SAMPLERS)
+@pytest.mark.parametrize("options", DDIM)
 def test_sampler_with_the_true_noise_of_two_points_draws_them(options):
     x = pixels(noise_of_two_points, **options)
     distances = np.abs(x[:, None] - POINTS)
     assert np.quantile(distances.min(1), 0.99) < 0.01
     assert np.mean(distances.argmin(1) == 0) == pytest.approx(WEIGHTS[0], abs=0.012)  # 3 σ
+
+
+# ---- of second order, and other processes ----------------------------------------------------
+
+KARRAS = KarrasLevels(0.002, 80.0, 7.0)
+DETERMINISTIC = "ddim", "heun", "dpm_solver_pp_2m"
+
+
+def image_of_x(x, sigma):
+    """In place of a denoiser: smooth, bounded, neither constant nor linear."""
+    return np.tanh(x / np.sqrt(1 + sigma**2)) + 0.2 * np.sin(3 * sigma)
+
+
+def recorded_walk(name, levels, x, **options):
+    """(x of every network call, σ of every call, the sample, the estimates) with `image_of_x`."""
+    calls = []
+
+    def denoise(x, level):
+        calls.append((np.asarray(x), float(level.sigma)))
+        image = jnp.asarray(image_of_x(calls[-1][0], calls[-1][1]), jnp.float32)
+        return estimate_from_image(x, image, level)
+
+    with jax.disable_jit():
+        y, estimates = SAMPLERS[name](denoise, jnp.float32(x), levels, KEY, eta=0.0, **options)
+    return [x for x, _ in calls], [sigma for _, sigma in calls], np.asarray(y), estimates
+
+
+@pytest.mark.parametrize("steps", [2, 7])
+def test_heun_is_algorithm_1_of_karras(steps):
+    levels = KarrasLevels(0.1, 10.0, 7.0).levels(steps)
+    x = 10 * np.random.default_rng(0).normal(size=SHAPE)
+    inputs, sigmas, y, estimates = recorded_walk("heun", levels, x)
+    asked, images = [], []
+    for i in range(steps):
+        t, s = levels.sigma[i], levels.sigma[i + 1]
+        images.append(image_of_x(x, t))
+        d = (x - images[-1]) / t
+        asked.append((x, t))
+        after = x + (s - t) * d
+        if s != 0:
+            asked.append((after, s))
+            d_after = (after - image_of_x(after, s)) / s
+            after = x + (s - t) * (d / 2 + d_after / 2)
+        x = after
+    assert len(inputs) == 2 * steps - 1
+    np.testing.assert_allclose(sigmas, [sigma for _, sigma in asked], rtol=1e-5)
+    for found, (expected, _) in zip(inputs, asked, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(y, x, atol=1e-4)
+    np.testing.assert_allclose(estimates, images, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_one_step_of_every_sampler_returns_the_estimate(name):
+    levels, x = KARRAS.levels(1), jnp.full(SHAPE, 50.0)
+    y, estimates = jax.jit(lambda x: SAMPLERS[name](true_denoise, x, levels, KEY, eta=0.0))(x)
+    image = true_denoise(x, select(levels, 0)).image
+    np.testing.assert_allclose(y, image, rtol=1e-6)
+    np.testing.assert_allclose(estimates, image[None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("process, steps", [(KARRAS, 1), (KARRAS, 2), (KARRAS, 7), (SHORT, 6)])
+def test_dpm_solver_pp_2m_is_algorithm_2_of_lu(process, steps):
+    """λ = log α / σ, h and r as in the paper; first order where it has no past, and at the end."""
+    levels = process.levels(steps)
+    x = levels.sigma[0] * np.random.default_rng(0).normal(size=SHAPE)
+    inputs, _, y, estimates = recorded_walk("dpm_solver_pp_2m", levels, x)
+    lambdas = np.log(levels.alpha[:-1] / levels.sigma[:-1])
+    images = []
+    for i in range(steps):
+        np.testing.assert_allclose(inputs[i], x, rtol=2e-4, atol=2e-5)
+        images.append(image_of_x(x, levels.sigma[i]))
+        if i == steps - 1:
+            x = images[-1]
+            break
+        h, combined = lambdas[i + 1] - lambdas[i], images[-1]
+        if i > 0:
+            r = (lambdas[i] - lambdas[i - 1]) / h
+            combined = (1 + 1 / (2 * r)) * images[-1] - 1 / (2 * r) * images[-2]
+        x = levels.sigma[i + 1] / levels.sigma[i] * x
+        x = x - levels.alpha[i + 1] * np.expm1(-h) * combined
+    assert len(inputs) == steps
+    np.testing.assert_allclose(y, x, atol=1e-4)
+    np.testing.assert_allclose(estimates, images, atol=1e-4)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ancestral_steps_of_karras_levels_split_sigma_as_k_diffusion_does(eta):
+    """Its get_ancestral_step: σ_down² + σ_up² = σ_s²; the mean goes to σ_down."""
+    levels = KARRAS.levels(12)
+    t, s = levels.sigma[:-1], levels.sigma[1:]
+    up = np.minimum(s, eta * np.sqrt(s**2 * (t**2 - s**2) / t**2))
+    image, noise, added = ddim_coefficients(levels, eta, "posterior")
+    np.testing.assert_array_equal(image, np.ones(12))
+    np.testing.assert_allclose(added, up, rtol=1e-9)
+    np.testing.assert_allclose(noise, np.sqrt(s**2 - up**2), rtol=1e-9)
+
+
+def true_denoise(x, level):
+    """E[x_0 | x_t] if every pixel is N(MEAN, DEVIATION²)."""
+    gain = level.alpha * DEVIATION**2 / (level.alpha**2 * DEVIATION**2 + level.sigma**2)
+    return estimate_from_image(x, MEAN + gain * (x - level.alpha * MEAN), level)
+
+
+def error(name, levels):
+    """Distance from the exact solution to the last level, and the same last step to the image.
+
+    With the true denoiser, (x - α MEAN) / √(α² DEVIATION² + σ²) stays the same along the ODE.
+    """
+    x = levels.sigma[0] * np.random.default_rng(0).normal(size=(4, 4, 1))
+    walk = jax.jit(lambda x: SAMPLERS[name](true_denoise, x, levels, KEY, eta=0.0)[0])
+    alpha, sigma = levels.alpha[[0, -2]], levels.sigma[[0, -2]]
+    total = np.sqrt(alpha**2 * DEVIATION**2 + sigma**2)
+    last = alpha[1] * MEAN + total[1] / total[0] * (x - alpha[0] * MEAN)
+    exact = MEAN + alpha[1] * DEVIATION**2 / total[1] ** 2 * (last - alpha[1] * MEAN)
+    return np.abs(walk(jnp.float32(x)) - exact).max()
+
+
+@pytest.mark.parametrize("name, order", [("ddim", 1), ("heun", 2), ("dpm_solver_pp_2m", 2)])
+def test_order_of_convergence(name, order):
+    coarse, fine = (error(name, KARRAS.levels(steps)) for steps in (32, 128))
+    assert np.log2(coarse / fine) / 2 == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_every_sampler_solves_the_ode_of_the_paper_s_ddpm(name):
+    assert error(name, PAPER.levels(250)) < 0.02
+
+
+@pytest.mark.parametrize(
+    "name, steps, eta, bound",
+    [
+        ("heun", 40, 0.0, 0.01),
+        ("dpm_solver_pp_2m", 80, 0.0, 0.01),
+        ("ddim", 400, 0.0, 0.02),
+        ("ddim", 400, 1.0, 0.03),
+    ],
+)
+def test_samplers_draw_two_points_from_karras_levels(name, steps, eta, bound):
+    levels = KARRAS.levels(steps)
+
+    def denoise(x, level):
+        far = (x[..., None] - POINTS) ** 2 / (2 * level.sigma**2)
+        image = jax.nn.softmax(jnp.log(WEIGHTS) - far, axis=-1) @ POINTS
+        return estimate_from_image(x, image, level)
+
+    def draw(key):
+        x = 80.0 * random.normal(random.fold_in(key, 0), (2, 2, 1))
+        return SAMPLERS[name](denoise, x, levels, key, eta=eta)[0]
+
+    x = np.float64(jax.jit(jax.vmap(draw))(random.split(KEY, 4000))).ravel()
+    distances = np.abs(x[:, None] - POINTS)
+    assert np.quantile(distances.min(1), 0.99) < bound
+    assert np.mean(distances.argmin(1) == 0) == pytest.approx(WEIGHTS[0], abs=0.015)
+
+
+@pytest.mark.parametrize("name", ["heun", "dpm_solver_pp_2m"])
+@pytest.mark.parametrize("options", [{"eta": 0.5}, {"eta": 0.0, "variance": "beta"}])
+def test_a_sampler_that_adds_no_noise_refuses_options_of_noise(name, options):
+    with pytest.raises(ValueError, match=rf"sampler\.eta=.*expected 0 and 'posterior' .*'{name}'"):
+        SAMPLERS[name](true_denoise, jnp.zeros(SHAPE), KARRAS.levels(4), KEY, **options)
+
+
+@pytest.mark.parametrize("steps", [3, 20])
+def test_selected_estimates_run_from_the_first_to_the_last(steps):
+    images = jnp.arange(steps)[:, None, None, None] * jnp.ones((steps, 2, 2, 1))
+    chosen = np.asarray(select_estimates(images, 9))[:, 0, 0, 0]
+    assert (len(chosen), chosen[0], chosen[-1]) == (9, 0, steps - 1)
+    assert np.all(np.diff(chosen) >= 0)
+
+
+def test_an_unknown_sampler_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"sampler\.name='euler': expected ddim or .* or heun"):
+        choose_sampler("euler")

@@ -9,7 +9,10 @@ from bloodjax.training import step
 from bloodjax.training.step import OptimizerConfig
 from helpers.tiny import method
 
-OPTIONS = {"ddpm": {"steps": 5, "eta": 1.0, "clip": True, "variance": "posterior"}}
+OPTIONS = {
+    "ddpm": {"steps": 5, "eta": 1.0, "clip": True, "variance": "posterior"},
+    "edm": {"steps": 3, "guidance": 1.5},
+}
 
 
 def state(name, seeds=(0, 7)):

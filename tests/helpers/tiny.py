@@ -22,11 +22,20 @@ SMALL = {
         "blocks": 1,
         "patch": 2,
     },
+    "edm": {
+        "sigma_data": 0.5,
+        "p_mean": -1.2,
+        "p_std": 1.2,
+        "widths": (8, 16),
+        "blocks": 1,
+        "patch": 2,
+        "conditional": True,
+    },
 }
 
 
 def method(name="vae"):
-    return methods.make(name, shape=SHAPE, **SMALL[name])
+    return methods.make(name, shape=SHAPE, classes=2, **SMALL[name])
 
 
 def cells(n=40):

@@ -36,7 +36,7 @@ def configured(name):
 def built(name, shape):
     """(method, params, stats, sampler's options), small."""
     options, sampler = configured(name)
-    method = methods.make(name, shape=shape, **options)
+    method = methods.make(name, shape=shape, classes=2, **options)
     return method, *random_state(method), sampler
 
 
@@ -77,7 +77,7 @@ def test_config_names_every_hyper_parameter(name):
 @every_method
 def test_method_is_a_value(name):
     method = built(name, GREY)[0]
-    again = methods.make(name, shape=GREY, **configured(name)[0])
+    again = methods.make(name, shape=GREY, classes=2, **configured(name)[0])
     assert method == again
     assert hash(method) == hash(again)
     for value in jax.tree.leaves(dataclasses.asdict(method)):
@@ -119,7 +119,7 @@ def test_losses_are_finite_numbers_and_keep_the_statistics_form(name, shape):
 @pytest.mark.parametrize("shape", [(8, 8, 1), (5, 9, 3), (28, 28, 3), (30, 26, 1), (64, 64, 3)])
 def test_method_fits_images_of_any_shape(name, shape):
     options, sampler = configured(name)
-    method = methods.make(name, shape=shape, **options)
+    method = methods.make(name, shape=shape, classes=2, **options)
     params, stats = jax.eval_shape(method.init, KEY)
     for loss in method.losses.values():
         value, (_, moved) = jax.eval_shape(loss, params, stats, batch(shape), KEY)
@@ -168,6 +168,25 @@ def test_trace_is_a_strip_of_images(name, shape):
     assert strip.shape == (len(strip), *shape) and len(strip) > 1
     assert strip.dtype == jnp.float32 and np.abs(strip).max() <= 1 + 1e-6
     assert np.abs(strip[0] - strip[-1]).max() > 0.01
+
+
+@every_method
+def test_a_method_with_classes_draws_another_image_for_another_label(name):
+    method, params, stats, options = built(name, GREY)
+    run = jit(functools.partial(method.sample, params, stats, **options))
+    images = [run(KEY, jnp.int32(label)) for label in (0, 1)]
+    assert (np.abs(images[0] - images[1]).max() > 0.01) == (method.classes > 0)
+
+
+def test_make_gives_classes_to_conditional_methods_only():
+    options, _ = configured("ddpm")
+    assert options.pop("conditional") is False
+    assert methods.make("ddpm", shape=GREY, classes=5, **options).classes == 0
+    assert methods.make("ddpm", shape=GREY, classes=5, conditional=True, **options).classes == 5
+    with pytest.raises(ValueError, match="method.conditional=True: vae ignores labels"):
+        methods.make("vae", shape=GREY, classes=5, conditional=True, **configured("vae")[0])
+    with pytest.raises(ValueError, match="method.conditional=True: the data have no classes"):
+        methods.make("ddpm", shape=GREY, conditional=True, **options)
 
 
 def test_make_refuses_an_unknown_method_with_those_there_are():

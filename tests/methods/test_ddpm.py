@@ -13,6 +13,7 @@ from helpers.diffusion import (
     SHORT,
     algorithm_2,
     fake_noise,
+    injected,
     linear_schedule,
     record_noise,
     song_12,
@@ -42,7 +43,7 @@ def test_the_loss_is_the_squared_error_of_the_noise_at_uniform_times(monkeypatch
         corruptions.append((np.asarray(images), np.asarray(t), np.asarray(noise)))
         return corrupt(self, images, t, noise)
 
-    def answer(self, params, x, t):
+    def answer(self, params, x, t, label):
         calls.append((np.asarray(x), np.asarray(t)))
         return 3.0 + jnp.zeros_like(x)
 
@@ -67,7 +68,7 @@ def recorded(monkeypatch):
     def run(method, **options):
         calls = []
         predict = record_noise(calls)
-        monkeypatch.setattr(DDPM, "predict_noise", lambda self, params, x, t: predict(x, t))
+        monkeypatch.setattr(DDPM, "predict_noise", lambda self, params, x, t, label: predict(x, t))
         with jax.disable_jit():
             image = method.sample({}, {}, KEY, **options)
         return [x for x, _ in calls], [t for _, t in calls], np.asarray(image)
@@ -165,3 +166,40 @@ def test_hyper_parameters_that_are_out_of_range_are_refused(name, value, expecte
         dataclasses.replace(a_ddpm(), **{name: value})
     assert str(error.value).startswith(f"method.{name}={value!r}: expected ")
     assert expected in str(error.value)
+
+
+def test_classes_add_an_embedding_and_change_no_other_parameter():
+    plain, conditional = (jit(a_ddpm(classes=c).init)(KEY)[0]["ddpm"] for c in (0, 3))
+    assert conditional.pop("Embed_0")["embedding"].shape == (4, 32)  # three, and the unknown one
+    jax.tree.map(np.testing.assert_array_equal, plain, conditional)
+
+
+def test_the_loss_of_the_unknown_class_is_the_unconditional_one_at_the_same_noise():
+    """With all labels dropped and an embedding of 0, of which the network sees nothing."""
+    plain, conditional = a_ddpm(), a_ddpm(classes=3, label_drop=1.0)
+    params, stats = random_state(conditional)
+    params["ddpm"]["Embed_0"]["embedding"] *= 0
+    without = {"ddpm": {k: v for k, v in params["ddpm"].items() if k != "Embed_0"}}
+    data = batch((2, 2, 1))
+    losses = [
+        jit(method.loss)(p, stats, data, KEY)[0]
+        for method, p in ((plain, without), (conditional, params))
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+
+
+def test_guidance_extrapolates_the_noise_from_that_of_the_unknown_class(monkeypatch):
+    """One step to the image: x_0 = (x - σ (u + w (c - u))) / α, with the noises c and u."""
+    noises = jnp.array([0.1, 0.2, 0.3, 0.7])  # of three classes and the unknown one
+
+    def predict(self, params, x, t, label=None):
+        return 0 * x + noises[label][:, None, None, None]
+
+    monkeypatch.setattr(DDPM, "predict_noise", predict)
+    method = a_ddpm((3, 4, 2), SHORT, classes=3)
+    options = {"steps": 1, "eta": 0.0, "clip": False, "variance": "posterior"}
+    alpha, sigma = (values[0] for values in SHORT.levels(1)[1:])
+    for guidance, noise in ((1.0, 0.2), (2.0, 0.7 + 2 * (0.2 - 0.7))):
+        image = method.sample({}, {}, KEY, jnp.int32(1), guidance=guidance, **options)
+        expected = (injected(method.shape, 0) - sigma * noise) / alpha
+        np.testing.assert_allclose(image, expected, atol=1e-4)

@@ -282,6 +282,29 @@ def test_unet_takes_each_image_and_time_by_itself(random_unet):
     np.testing.assert_allclose(swapped[::-1], y, atol=1e-5)
 
 
+def test_unet_takes_none_for_the_unknown_class_and_tells_classes_apart():
+    net = UNet((8,), 1, 2, classes=3)
+    x, t = normal(1, 8, 8, 1).repeat(4, axis=0), jnp.full(4, 5.0)
+    variables = random_variables(net, x, t)
+    apply = jit(net.apply)
+    y = np.asarray(apply(variables, x, t, jnp.arange(4)))
+    np.testing.assert_allclose(apply(variables, x, t), np.repeat(y[3:], 4, axis=0), atol=1e-5)
+    distances = np.abs(y[:, None] - y[None]).max(axis=(2, 3, 4))
+    assert np.all(distances[~np.eye(4, dtype=bool)] > 1e-3)
+
+
+def test_unet_drops_activations_only_where_it_gets_a_key():
+    plain, net = UNet((8,), 1, 2), UNet((8,), 1, 2, dropout=0.5)
+    x, t = normal(2, 8, 8, 1), jnp.array([1.0, 5.0])
+    variables = random_variables(plain, x, t)
+    expected = jit(plain.apply)(variables, x, t)
+    np.testing.assert_array_equal(jit(net.apply)(variables, x, t), expected)
+    apply = jit(lambda key: net.apply(variables, x, t, rngs={"dropout": key}))
+    draws = [apply(jax.random.key(seed)) for seed in (0, 1)]
+    assert np.abs(draws[0] - expected).max() > 1e-2
+    assert np.abs(draws[0] - draws[1]).max() > 1e-2
+
+
 @pytest.mark.parametrize(
     "widths, blocks, size", [((8, 16), 1, 7), ((8, 8, 16), 2, 4), ((8,), 1, 14)]
 )

@@ -288,5 +288,7 @@ def test_several_processes_have_only_the_strategies_of_all_devices(monkeypatch):
     assert autotune.candidates(1, 128) == ("sharded",)
     assert autotune.parse_strategies("sharded,sharded-map") == ("sharded", "sharded-map")
     for strategy in ("loop", "sharded,vmap"):
-        with pytest.raises(ValueError, match="2 processes, expected auto, or one or several of sharded, "):
+        with pytest.raises(
+            ValueError, match="2 processes, expected auto, or one or several of sharded, "
+        ):
             autotune.parse_strategies(strategy)

@@ -21,13 +21,13 @@ from bloodjax.training.step import OptimizerConfig
 
 ROOT = Path(__file__).parents[2]
 SHAPES = {"gan": (16, 16, 3)}  # at 8×8 the discriminator has no BatchNorm
-CHANGES = {"ddpm": {"widths": (8,)}}  # a third of the time to compile
+CHANGES = {"ddpm": {"widths": (8,)}, "edm": {"widths": (8,)}}  # a third of the time to compile
 SETTINGS = {"epochs": 1, "batch_size": 8, "ema_decay": 0.9, "checkpoint_epochs": 100}
 
 
 def small(name):
     options = SMALL[name] | CHANGES.get(name, {})
-    return methods.make(name, shape=SHAPES.get(name, (8, 8, 3)), **options)
+    return methods.make(name, shape=SHAPES.get(name, (8, 8, 3)), classes=2, **options)
 
 
 def data(name):

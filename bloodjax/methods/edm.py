@@ -1,0 +1,200 @@
+"""EDM: the diffusion of Karras et al., Elucidating the Design Space of ... Models (2022)."""
+
+import dataclasses
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array, random
+
+from bloodjax import nets, options
+from bloodjax.diffusion import samplers
+from bloodjax.diffusion.guidance import drop_labels, guide
+from bloodjax.diffusion.process import (
+    Estimate,
+    KarrasLevels,
+    Levels,
+    clip_image,
+    estimate_from_image,
+    precondition,
+)
+from bloodjax.methods import Batch, Dtype, Loss, Metrics, Params, Shape, Stats
+from bloodjax.options import Above0, Count, Interval, NonNegative, Positive, Share
+from bloodjax.randomness import batch_normal
+
+Rate = Annotated[float, Interval(0, 1, open_high=True)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EDM:
+    """A preconditioned denoiser, trained at log-normal noise levels.
+
+    Attributes:
+        shape: (H, W, C) of the images.
+        sigma_data: standard deviation of the data in [-1, 1].
+        p_mean, p_std: mean and standard deviation of ln σ in training.
+        widths, blocks, patch: of the network, see `nets.unet.UNet`.
+        net: a file in bloodjax/nets.
+        dropout: rate in the network in training.
+        classes: of the labels; 0 for an unconditional model.
+        label_drop: probability of training without the label, which guidance needs.
+        dtype: of the network's activations.
+    """
+
+    shape: Shape
+    sigma_data: Above0
+    p_mean: float
+    p_std: Above0
+    widths: tuple[Positive, ...]
+    blocks: Positive
+    patch: Positive
+    net: str = "unet"
+    dropout: Rate = 0.0
+    classes: Count = 0
+    label_drop: Share = 0.1
+    dtype: Dtype = "float32"
+
+    trace_title = "denoising"
+
+    def __post_init__(self) -> None:
+        options.check(type(self), "method", vars(self))
+        _ = self.network  # which checks its own hyper-parameters
+
+    @property
+    def network(self) -> nn.Module:
+        """The network F inside the denoiser."""
+        names = ("shape", "widths", "blocks", "patch", "dtype", "classes", "dropout")
+        values = {name: getattr(self, name) for name in names}
+        return nets.make(self.net, **{k: value for k, value in values.items() if value != 0})
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """One player, the network."""
+        return {"edm": self.loss}
+
+    def init(self, key: Array) -> tuple[Params, Stats]:
+        """Return the parameters of the network; there are no statistics."""
+        variables = self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)))
+        return {"edm": variables["params"]}, {}
+
+    def denoise(
+        self,
+        params: Params,
+        x: Array,
+        sigma: Array,
+        label: Array | None,
+        rngs: dict[str, Array] | None = None,
+    ) -> Array:
+        """Return D(x; σ), the expected images, float32 [B, H, W, C]; eq. 7 of the paper.
+
+        Args:
+            params: of the network.
+            x: images plus noise, float32 [B, H, W, C].
+            sigma: standard deviation of the noise, float32 [B].
+            label: int32 [B]; `classes` or None stand for an unknown class.
+            rngs: a key for "dropout" in training.
+        """
+        c = precondition(sigma, self.sigma_data)
+        c_skip, c_out, c_in = (factor[:, None, None, None] for factor in c[:3])
+        inputs = (c_in * x, c.c_noise, *([label] if self.classes else []))
+        variables = {"params": params["edm"]}
+        return c_skip * x + c_out * nets.apply(self.network, variables, *inputs, rngs=rngs)
+
+    def loss(
+        self, params: Params, stats: Stats, batch: Batch, key: Array
+    ) -> tuple[Array, tuple[Metrics, Stats]]:
+        """Return the weighted squared error of D at log-normal σ: eq. 2, with table 1's λ(σ).
+
+        λ c_out² = 1, so that the error of the network counts alike at all noise levels.
+        """
+        images, labels = batch
+        key_sigma, key_noise, key_label, key_dropout = random.split(key, 4)
+        sigma = jnp.exp(self.p_mean + self.p_std * batch_normal(key_sigma, (len(images),)))
+        noise = batch_normal(key_noise, images.shape)
+        if self.classes:
+            labels = drop_labels(key_label, labels, self.classes, self.label_drop)
+        x = images + sigma[:, None, None, None] * noise
+        denoised = self.denoise(params, x, sigma, labels, {"dropout": key_dropout})
+        weight = 1.0 / precondition(sigma, self.sigma_data).c_out ** 2
+        return jnp.mean(weight[:, None, None, None] * (denoised - images) ** 2), ({}, stats)
+
+    def sample(
+        self,
+        params: Params,
+        stats: Stats,
+        key: Array,
+        label: Array | None = None,
+        *,
+        steps: Positive,
+        name: str = "heun",
+        eta: Share = 0.0,
+        clip: bool = False,
+        sigma_min: Above0 = 0.002,
+        sigma_max: Above0 = 80.0,
+        rho: Above0 = 7.0,
+        guidance: NonNegative = 1.0,
+        guidance_low: NonNegative = 0.0,
+        guidance_high: Above0 = 1000.0,
+    ) -> Array:
+        """Return one image, clipped to [-1, 1].
+
+        Args:
+            params: of the network.
+            stats: unused.
+            key: the image is a function of it.
+            label: int32 scalar below `classes`; None draws from all classes.
+            steps: between noise levels; heun calls the network 2 × steps - 1 times.
+            name: of a sampler in `diffusion.samplers.SAMPLERS`.
+            eta: of ddim; see there.
+            clip: clip the estimate of the image to [-1, 1] at every step.
+            sigma_min, sigma_max, rho: of the noise levels, see `KarrasLevels`.
+            guidance, guidance_low, guidance_high: see `diffusion.guidance.guide`.
+        """
+        image, _ = self.walk(
+            params,
+            key,
+            label,
+            steps=steps,
+            name=name,
+            eta=eta,
+            clip=clip,
+            sigma_min=sigma_min,
+            sigma_max=sigma_max,
+            rho=rho,
+            guidance=guidance,
+            guidance_low=guidance_low,
+            guidance_high=guidance_high,
+        )
+        return image
+
+    def trace(
+        self, params: Params, stats: Stats, key: Array, label: Array | None = None, **sampler: Any
+    ) -> Array:
+        """Return nine estimates of the image from the first step to the last, as in `sample`."""
+        return samplers.select_estimates(self.walk(params, key, label, **sampler)[1], 9)
+
+    def walk(
+        self, params: Params, key: Array, label: Array | None, **sampler: Any
+    ) -> tuple[Array, Array]:
+        """Return the image and its estimate at every step, [H, W, C] and [steps, H, W, C]."""
+        o = SimpleNamespace(**options.fill(self.sample, "sampler", sampler))
+        levels = KarrasLevels(o.sigma_min, o.sigma_max, o.rho).levels(o.steps)
+
+        def predict(x: Array, level: Levels, label: Array | None) -> Array:
+            return self.denoise(params, x, jnp.broadcast_to(level.sigma, len(x)), label)
+
+        interval = o.guidance_low, o.guidance_high
+        guided = guide(predict, self.classes, label, o.guidance, interval)
+
+        def denoise(x: Array, level: Levels) -> Estimate:
+            estimate = estimate_from_image(x, guided(x, level), level)
+            return clip_image(x, estimate, level) if o.clip else estimate
+
+        x = levels.sigma[0] * random.normal(random.fold_in(key, 0), self.shape)
+        x, images = samplers.choose_sampler(o.name)(denoise, x, levels, key, eta=o.eta)
+        return jnp.clip(x, -1.0, 1.0), jnp.clip(images, -1.0, 1.0)
+
+
+Method = EDM
