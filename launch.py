@@ -161,7 +161,7 @@ def make_method(run: RunConfig, dataset: Dataset, dtype: str) -> Method:
     method = methods.make(shape=shape, classes=classes, dtype=dtype, **run.method)
     check_sampler(method, run.sampler)
     if method.classes:
-        make_labels(dataset, run.sample.labels, 1)  # refuses an unknown class
+        make_labels(dataset.classes, dataset.counts, run.sample.labels, 1)  # or refuse the class
     return method
 
 
@@ -193,7 +193,10 @@ def run_stages(
         source = folder.parent / run.sample.model if run.sample.model else folder
         steps = run.train.epochs * -(-len(dataset.images) // run.train.batch_size)
         tx = make_optimizer(run.optimizer, steps)
-        labels = partial(make_labels, dataset, run.sample.labels) if method.classes else no_labels
+        labels = no_labels
+        if method.classes:
+            classes = dataset.classes, dataset.counts, run.sample.labels
+            labels = partial(make_labels, *classes)
 
         if mode in ("run", "train") and source == folder:
             show = board.show_evaluated if board else None

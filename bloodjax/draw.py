@@ -13,6 +13,8 @@ from bloodjax.sampling import export
 
 EXPECTED = "expected NAME.png for a grid, NAME.npz, or NAME/ for a folder of PNG files"
 
+OPTIONS = ("steps", "eta", "guidance")  # of the sampler
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw images and write them as a grid, an .npz or a folder."""
@@ -24,8 +26,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--model", type=Path, default=SHIPPED, help="a run's folder, or a file made of one")
     add("--count", type=int, default=64, help="images")
     add("--seed", type=int, help="of the drawing; default: the training's")
-    add("--steps", type=int, help="of a DDPM; default: as the model was scored")
-    add("--eta", type=float, help="of a DDPM, 0 (DDIM) to 1")
+    add(
+        "--class",
+        dest="label",
+        metavar="CLASS",
+        help="name or number of a class, or balanced, or data; default: as the model was scored",
+    )
+    add("--steps", type=int, help="of a diffusion; default: as the model was scored")
+    add("--eta", type=float, help="of a diffusion, 0 (DDIM) to 1, where its sampler adds noise")
+    add("--guidance", type=float, help="of a diffusion by class; 1 is none")
     add("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args(argv)
     command.run(lambda: run(args), owns_process=argv is None)
@@ -35,16 +44,18 @@ def run(args: argparse.Namespace) -> None:
     """Check the output, draw, and write."""
     out = Path(args.out)
     check_output(args.out, args.overwrite)
-    options = {k: v for k, v in vars(args).items() if k in ("steps", "eta") and v is not None}
+    options = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
     model = load(args.model)
-    chunks = model.sample_chunks(args.count, args.seed, **options)
+    chunks = model.sample_chunks(args.count, args.seed, args.label, **options)
+    labels = model.labels(args.count, args.label)
     images = []
     with progress("draw", args.count) as advance:
         for chunk in chunks:
             images.append(chunk)
             advance(len(chunk))
     origin = {"seed": args.seed, "options": model.options | options, "model": model.origin}
-    export.write_images(out, np.concatenate(images), **origin)
+    classes = model.origin["dataset"]["classes"]
+    export.write_images(out, np.concatenate(images), labels, classes, **origin)
     console.print(f"{out}: {args.count:,} images", markup=False, soft_wrap=True)
 
 

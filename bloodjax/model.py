@@ -22,7 +22,7 @@ from bloodjax.runtime import command, compilation, devices, npz
 from bloodjax.runtime.files import read_json
 from bloodjax.runtime.progress import console
 from bloodjax.sampling.draw import Weights, check_sampler, make_sampler
-from bloodjax.sampling.labels import no_labels
+from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.training import loop
 from bloodjax.training.step import OptimizerConfig, make_optimizer
 
@@ -49,24 +49,54 @@ class Model(NamedTuple):
     options: dict[str, Any]
     origin: dict[str, Any]
 
-    def sample(self, count: int, seed: int | None = None, **options: Any) -> np.ndarray:
+    def sample(
+        self, count: int, seed: int | None = None, label: str | int | None = None, **options: Any
+    ) -> np.ndarray:
         """Draw `count` images: uint8 [count, H, W, C].
 
-        Image i is a function of (seed, i): the first images do not depend on `count`.
+        Image i is a function of (seed, i, its label): the first images do not depend on `count`.
 
         Args:
             count: the number of images.
             seed: of the drawing, 0 to 2**32 - 1; None takes the training's, and draws the images
                 of the run itself.
+            label: see `labels`.
             options: of the sampler, instead of the model's own.
 
         Raises:
-            ValueError: a count, seed or option out of its range.
+            ValueError: a count, seed, label or option out of its range.
         """
-        return np.concatenate([*self.sample_chunks(count, seed, **options)])
+        return np.concatenate([*self.sample_chunks(count, seed, label, **options)])
+
+    def labels(self, count: int, label: str | int | None = None) -> np.ndarray:
+        """Return the class of each of the first `count` images, int32 [count], or -1 without.
+
+        Args:
+            count: the number of images.
+            label: the name or the number of a class; "data", with the frequencies of the data;
+                "balanced", all classes in turn; None, as the run drew.
+
+        Raises:
+            ValueError: no such class, or the model is unconditional.
+        """
+        if not self.method.classes:
+            if label is None:
+                return no_labels(count)
+            raise ValueError(
+                f"class {str(label)!r}: this model draws from all classes together; choose none, "
+                "or a model of --config=configs/edm.py"
+            )
+        dataset, sample = self.origin["dataset"], self.origin["config"]["sample"]
+        choice = sample["labels"] if label is None else str(label)
+        if choice == "data" and "counts" not in dataset:
+            raise ValueError(
+                "class 'data': this model does not hold the frequencies of its data; choose "
+                "balanced or a class"
+            )
+        return make_labels(dataset["classes"], dataset.get("counts", ()), choice, count)
 
     def sample_chunks(
-        self, count: int, seed: int | None = None, **options: Any
+        self, count: int, seed: int | None = None, label: str | int | None = None, **options: Any
     ) -> Iterator[np.ndarray]:
         """Draw the images of `sample` in chunks of a few; the arguments are checked now."""
         if count < 1:
@@ -83,10 +113,12 @@ class Model(NamedTuple):
         largest = CPU_CHUNK if jax.default_backend() == "cpu" else CHUNK
         chunks = -(-count // (largest * jax.device_count()))
         size = -(-count // (chunks * jax.device_count())) * jax.device_count()
+        labels = self.labels(chunks * size, label)
 
         def draw_chunk(start: int) -> np.ndarray:
             indices = jnp.arange(start, start + size)
-            chunk = draw(self.params, self.stats, jnp.uint32(seed), indices, no_labels(size))
+            chosen = labels[start : start + size]
+            chunk = draw(self.params, self.stats, jnp.uint32(seed), indices, chosen)
             return np.asarray(chunk)[: count - start]
 
         return map(draw_chunk, range(0, count, size))

@@ -141,6 +141,7 @@ def describe_run(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
         "n": len(dataset.images),
         "shape": list(dataset.images.shape[1:]),
         "classes": list(dataset.classes),
+        "counts": list(dataset.counts),
     }
     return json.loads(json.dumps({"config": config, "dataset": data}))
 

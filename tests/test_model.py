@@ -1,5 +1,6 @@
 """Models to draw from: the images of the run itself, out of its folder and out of one file."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from bloodjax import draw, methods, model, workdir
 from bloodjax.model import load, save
 from bloodjax.sampling import draw as sample
 from bloodjax.sampling.draw import SampleConfig
+from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.training.checkpoint import Checkpoints
 
 SEEDS = (0, 7)
@@ -32,14 +34,18 @@ def run(folder, name="vae", sampler=(), **changes):
         "optimizer": {},
         "sampler": options | dict(sampler),
         "sample": {"count": 5, "chunk": 5, "checkpoint": "newest", "weights": "ema"}
-        | {"model": "", "export": ()}
+        | {"labels": "data", "model": "", "export": ()}
         | changes,
     }
     folder.mkdir()
     made = jax.device_get(state(name, SEEDS))
     workdir.open_run(folder, config, cells())
     Checkpoints(folder / "checkpoints").save(int(made.step[0]), made)
-    sample.write_samples(method(name), made, folder, SampleConfig(count=5, chunk=5), {**options})
+    labels = no_labels
+    if method(name).classes:
+        labels = functools.partial(make_labels, cells().classes, cells().counts, "data")
+    chosen = SampleConfig(count=5, chunk=5)
+    sample.write_samples(method(name), made, folder, chosen, {**options}, labels)
     return made
 
 
@@ -112,6 +118,44 @@ def test_the_sampler_s_options_are_those_of_the_run_or_the_call(tmp_path):
     assert (ours.sample(2, eta=0.0) != ours.sample(2)).any()
     with pytest.raises(ValueError, match="did you mean sampler.steps"):
         ours.sample(2, step=3)
+
+
+def test_classes_are_drawn_by_name_by_number_and_as_in_the_data(tmp_path):
+    run(tmp_path / "run", "edm")
+    save(load(tmp_path / "run"), tmp_path / "one.npz")
+    for source in ("run", "one.npz"):
+        one = load(tmp_path / source)
+        assert one.labels(4, "b").tolist() == [1] * 4
+        assert one.labels(4, "balanced").tolist() == [0, 1, 0, 1]
+        assert np.bincount(one.labels(40)).tolist() == list(cells().counts)
+        images = {label: one.sample(4, 3, label) for label in ("a", "b", "balanced", "data", None)}
+        assert (images["a"] != images["b"]).any(axis=(1, 2, 3)).all()
+        near(one.sample(4, 3, 1), images["b"])
+        near(one.sample(2, 3, "b"), images["b"][:2])
+        near(images["data"], images[None])
+        for mixed in ("balanced", "data"):  # image i depends on its own label alone
+            for i, label in enumerate(one.labels(4, mixed)):
+                near(images[mixed][i], images["ab"[label]][i])
+
+
+def test_an_unknown_class_and_an_unconditional_model_are_refused_before_any_work(
+    tmp_path, monkeypatch
+):
+    run(tmp_path / "run", "edm")
+    run(tmp_path / "ddpm", "ddpm")
+    monkeypatch.setattr(model, "compile_sampler", lambda *a, **k: lambda *a: pytest.fail("draws"))
+    conditional, plain = load(tmp_path / "run"), load(tmp_path / "ddpm")
+    for label in ("c", 2, -1):
+        with pytest.raises(ValueError, match="expected data, balanced, or .* 0 a, 1 b"):
+            conditional.sample_chunks(2, label=label)
+    for label in ("a", 0, "data"):
+        with pytest.raises(ValueError, match=r"draws from all classes .*configs/edm\.py"):
+            plain.sample_chunks(2, label=label)
+    dataset = {k: v for k, v in conditional.origin["dataset"].items() if k != "counts"}
+    older = conditional._replace(origin=conditional.origin | {"dataset": dataset})
+    with pytest.raises(ValueError, match="does not hold the frequencies .* balanced or a class"):
+        older.sample_chunks(2)
+    assert older.labels(2, "b").tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +231,26 @@ def test_the_commands(tmp_path, capsys):
             draw.main(arguments)
         assert stop.value.code == 1
         assert "expected" in capsys.readouterr().err
+
+
+def test_the_command_draws_a_class(tmp_path, capsys):
+    run(tmp_path / "run", "edm")
+    own = ["--model", str(tmp_path / "run"), "--count=3", "--seed=3", "--guidance=2", "--steps=4"]
+    for out in ("b.npz", "folder"):
+        draw.main([str(tmp_path / out), *own, "--class=b"])
+    expected = load(tmp_path / "run").sample(3, 3, "b", guidance=2.0, steps=4)
+    with np.load(tmp_path / "b.npz") as file:
+        np.testing.assert_array_equal(file["images"], expected)
+        assert file["labels"].tolist() == [1] * 3
+        assert json.loads(str(file["about"]))["model"]["dataset"]["classes"] == ["a", "b"]
+    files = sorted(file.relative_to(tmp_path) for file in (tmp_path / "folder").rglob("*.png"))
+    assert [file.as_posix() for file in files] == [f"folder/b/{i:06}.png" for i in range(3)]
+    with pytest.raises(SystemExit) as stop:
+        draw.main([str(tmp_path / "c.npz"), *own, "--class=c"])
+    assert stop.value.code == 1 and not (tmp_path / "c.npz").exists()
+    assert "class 'c': expected data, balanced, or one of the classes 0 a, 1 b" in (
+        capsys.readouterr().err
+    )
 
 
 def test_the_model_that_comes_with_bloodjax_draws_cells(tmp_path):

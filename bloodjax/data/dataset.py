@@ -27,6 +27,11 @@ class Dataset:
     name: str
     digest: str
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The number of images of each class."""
+        return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
+
 
 def join(
     parts: Iterable[tuple[np.ndarray, np.ndarray]], classes: Sequence[str], name: str
