@@ -7,17 +7,14 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from bloodjax.features import MISTAKES
 from bloodjax.report.texts import DATA, NOT_SCORED, RAW_RANGE, SECTIONS, SPACES, SYNTHETIC
 from bloodjax.runtime.files import atomic_write, flatten, write_text
 from bloodjax.runtime.progress import console
-from bloodjax.scoring.scores import ClassScore, Scores, Summary, score_key
+from bloodjax.scoring.scores import Scores, Summary, score_key
 from bloodjax.scoring.tables import explain_spreads, format_mean_std, format_value, title
 
 Table = list[tuple[str, ...]]  # rows of plain text, header first
-SIDES: tuple[Literal["real"], Literal["fake"]] = ("real", "fake")
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --muted: #5d6573; --paper: #fff; --card: #f4f5f7;
   --line: #dfe2e7; --real: #9aa3b2; --fake: #c2603f; }
@@ -32,6 +29,7 @@ p, figcaption { color: var(--muted); max-width: 44rem; margin: .4rem 0; } figure
 .loud { color: var(--ink); border-left: .3rem solid #d0453a; padding: .4rem 1rem; }
 img { max-width: 100%; height: auto; border-radius: .4rem; background: #fff; margin-top: .5rem; }
 .scores { overflow-x: auto; white-space: nowrap; } .settings { overflow-wrap: anywhere; }
+.rows td:first-child { width: 9rem; vertical-align: middle; }
 .settings table { table-layout: fixed; } .settings td:first-child { width: 40%; }
 table { border-collapse: collapse; font-size: .9rem; width: 100%; }
 td, th { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line);
@@ -59,6 +57,7 @@ def run_page(
     heading: str,
     info: Mapping[str, Any],
     scores: Scores | None,
+    classes: str,
     tables: Mapping[str, Table],
     pictures: Mapping[str, bytes],
 ) -> str:
@@ -68,15 +67,16 @@ def run_page(
         heading: the title.
         info: the contents of config.json, or {}.
         scores: the contents of scores.json, or None.
+        classes: the HTML of the sections by class, see `report.classes`.
         tables: note -> table.
         pictures: name -> PNG.
     """
     body = []
     if scores:
         body += [headline(summary, scores) for summary in scores["summary"]]
-        body.append(class_shares(scores))
     else:
         body.append(paragraph(NOT_SCORED))
+    body.append(classes)
     for name, png in pictures.items():
         section, caption = SECTIONS.get(name, (name, ""))
         body.append(f"<h2>{escape(section)}</h2>{picture(heading, caption, png)}")
@@ -136,44 +136,6 @@ def headline(summary: Summary, scores: Scores) -> str:
         f'<div class="score">{escape(name)}<b>{format_mean_std(summary)}</b>'
         f"floor {format_value(summary['floor'])}</div>{paragraph(text)}"
     )
-
-
-def class_shares(scores: Scores) -> str:
-    """Return the shares of the classes and their distances; "" if the classes are unknown."""
-    spaces: dict[str, list[dict[str, ClassScore]]] = {}
-    for score in scores["scores"]:
-        if score["classes"]:
-            spaces.setdefault(title(*score_key(score)), []).append(score["classes"])
-    if not spaces:
-        return ""
-    seeds = [classes for group in spaces.values() for classes in group]
-    top = max(share[side] for classes in seeds for share in classes.values() for side in SIDES)
-    rows = "".join(class_row(name, spaces, top) for name in seeds[0])
-    heads = "".join(f"<th>{escape(space)}</th>" for space in spaces)
-    text = (
-        "The share of each class among the real and the generated images, as BloodNet classifies "
-        "both, and the Fréchet distance between the two. A class has few images, which makes its "
-        "distance larger."
-    )
-    return (
-        f'<h2>Classes</h2>{paragraph(text)}<div class="scores"><table><tr><th class="class"></th>'
-        '<th><i class="real"></i> real</th><th><i class="fake"></i> generated</th>'
-        f"{heads}</tr>{rows}</table></div>"
-    )
-
-
-def class_row(name: str, spaces: Mapping[str, list[dict[str, ClassScore]]], top: float) -> str:
-    """Return a class: its shares as bars and numbers, its distance in each space, seed means."""
-    shares = [classes[name] for group in spaces.values() for classes in group]
-    real, fake = (np.mean([share[side] for share in shares]) for side in SIDES)
-    bar = '<div class="bar {}" style="width:{:.1%}"></div>'
-    bars = bar.format("real", real / top) + bar.format("fake", fake / top)
-    cells = f"<td>{escape(name)}{bars}</td><td>{real:.1%}</td><td>{fake:.1%}</td>"
-    for group in spaces.values():
-        distances = [x for classes in group if (x := classes[name]["distance"]) is not None]
-        complete = len(distances) == len(group)
-        cells += f"<td>{format_value(float(np.mean(distances))) if complete else '-'}</td>"
-    return f"<tr>{cells}</tr>"
 
 
 def settings_table(group: Mapping[str, Any]) -> str:

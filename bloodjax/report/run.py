@@ -6,6 +6,7 @@ from typing import Any
 
 from bloodjax.data import Dataset
 from bloodjax.report import figures
+from bloodjax.report.classes import class_sections
 from bloodjax.report.page import Table, markdown_table, run_page, write_files
 from bloodjax.report.texts import (
     DATA,
@@ -63,7 +64,8 @@ def write_report(workdir: Path, dataset: Dataset) -> Path:
     text = f"# {heading}\n\n" + "\n".join(
         f"{markdown_table(table)}\n{note}\n" for note, table in tables.items()
     )
-    html = run_page(heading, info, scores, tables, pictures)
+    classes = class_sections(samples, dataset.classes, scores)
+    html = run_page(heading, info, scores, classes, tables, pictures)
     return write_files(
         workdir / "report", pictures, text if scores else f"{text}{NOT_SCORED}\n", html
     )

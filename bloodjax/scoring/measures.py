@@ -7,7 +7,7 @@ import numpy as np
 from bloodjax.scoring import metrics
 from bloodjax.scoring.comparison import Pair, RealSet
 from bloodjax.scoring.distances import frechet, frechet_from_features
-from bloodjax.scoring.scores import ClassScore, Closest, mean_std
+from bloodjax.scoring.scores import Accuracy, ClassScore, Closest, mean_std
 
 CLOSEST = 12  # pairs of a sample and a training image that the report shows
 
@@ -84,6 +84,7 @@ def score_classes(
     classes: Sequence[str],
     real: tuple[np.ndarray, np.ndarray],
     fake: tuple[np.ndarray, np.ndarray],
+    labels: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, ClassScore]:
     """Return the share of each class on both sides, and the distance between the sides.
 
@@ -92,10 +93,12 @@ def score_classes(
         real: features, float32 [n, d], and the class of each image, int [n] in 0..K-1.
         fake: the same of the samples. One classifier labels both sides, so that both sides have
             its errors. It assigns a class to every image, also to images that show no cell.
+        labels: the labels of both sides, see `measure_accuracy`; None for unlabelled samples.
 
     Returns:
         {class: {"real", "fake": shares of the images; "distance": the Fréchet distance between
-        the real and the generated images of the class, None if a side has fewer than 2}}.
+        the real and the generated images of the class, None if a side has fewer than 2;
+        "accuracy" of the images with this label, if there are labels}}.
     """
     result: dict[str, ClassScore] = {}
     for k, name in enumerate(classes):
@@ -106,4 +109,20 @@ def score_classes(
             "fake": len(y) / len(fake[0]),
             "distance": frechet_from_features(x, y) if enough else None,
         }
+        if labels:
+            sides = zip(labels, (real[1], fake[1]), strict=True)
+            result[name]["accuracy"] = measure_accuracy(*((y[y == k], z[y == k]) for y, z in sides))
     return result
+
+
+def measure_accuracy(
+    real: tuple[np.ndarray, np.ndarray], fake: tuple[np.ndarray, np.ndarray]
+) -> Accuracy:
+    """Return the share of images on each side that the classifier assigns to their label.
+
+    Args:
+        real: the label of each real image, and its class by the classifier, int [n].
+        fake: the same of the samples, whose label is the class that was asked for.
+    """
+    shares = [float(np.mean(y == z)) if len(y) else None for y, z in (real, fake)]
+    return {"real": shares[0], "fake": shares[1]}

@@ -18,7 +18,12 @@ from bloodjax.runtime.progress import console, progress
 from bloodjax.sampling.samples import Samples, read_samples
 from bloodjax.scoring.comparison import RealSet
 from bloodjax.scoring.embedding import embed, embed_dataset, shuffled_rows
-from bloodjax.scoring.measures import score_classes, score_reals, score_samples
+from bloodjax.scoring.measures import (
+    measure_accuracy,
+    score_classes,
+    score_reals,
+    score_samples,
+)
 from bloodjax.scoring.scores import Score, Scores, summarize, write_scores_file
 from bloodjax.scoring.tables import make_table
 
@@ -111,11 +116,11 @@ def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores
     if not processes.is_main():
         return {"scores": [], "summary": []}
 
-    # Label the real images and each seed's samples.
-    labels = None
+    # Classify the real images and each seed's samples.
+    predicted, real_labels = None, dataset.labels[rows[: config.count]]
     if classifier and classifier.classify:
         train, sets = embedded[classifier]
-        labels = [classifier.classify(x).argmax(axis=1) for x in (train[: config.count], *sets)]
+        predicted = [classifier.classify(x).argmax(axis=1) for x in (train[: config.count], *sets)]
 
     # Score each seed in each feature space.
     scores: list[Score] = []
@@ -127,9 +132,11 @@ def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores
             for s, fake in enumerate(sets):
                 source = {"seed": int(samples.seeds[s]), "samples_sha256": samples.digest(s)}
                 score = source | common | score_samples(real, fake, rows)
-                score["classes"] = labels and score_classes(
-                    dataset.classes, (real.features, labels[0]), (fake, labels[1 + s])
-                )
+                score |= {"classes": None}
+                if predicted:
+                    sides = (real.features, predicted[0]), (fake, predicted[1 + s])
+                    labels = real_labels, samples.labels[s, : len(fake)]
+                    score |= score_labelled(dataset.classes, *sides, labels)
                 scores.append(cast(Score, score))
                 advance(note=extractor.name)
 
@@ -137,6 +144,19 @@ def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores
     write_scores_file(workdir, result)
     console.print(make_table(result))
     return result
+
+
+def score_labelled(
+    classes: Sequence[str],
+    real: tuple[np.ndarray, np.ndarray],
+    fake: tuple[np.ndarray, np.ndarray],
+    labels: tuple[np.ndarray, np.ndarray],
+) -> dict[str, object]:
+    """Return "classes" and, of labelled samples, "accuracy"; see `measures.score_classes`."""
+    if labels[1].min() < 0:
+        return {"classes": score_classes(classes, real, fake)}
+    accuracy = measure_accuracy((labels[0], real[1]), (labels[1], fake[1]))
+    return {"classes": score_classes(classes, real, fake, labels), "accuracy": accuracy}
 
 
 def check_counts(samples: Samples, dataset: Dataset) -> None:

@@ -33,12 +33,26 @@ class Closest(TypedDict):
     ratio: float | None
 
 
+class Accuracy(TypedDict):
+    """The shares of real and generated images that BloodNet assigns to their label.
+
+    The label of a sample is the class that was asked for. A share of no images is None.
+    """
+
+    real: float | None
+    fake: float | None
+
+
 class ClassScore(TypedDict):
-    """A class: its shares of the real and the generated images, and the distance between them."""
+    """A class: its shares of the real and the generated images, and the distance between them.
+
+    Labelled samples have an accuracy, of the images with the label of this class.
+    """
 
     real: float
     fake: float
     distance: float | None
+    accuracy: NotRequired[Accuracy]
 
 
 class PairScore(TypedDict):
@@ -68,6 +82,7 @@ class Score(PairScore):
     draws: Draws
     closest: list[Closest]
     classes: dict[str, ClassScore] | None
+    accuracy: NotRequired[Accuracy]  # of labelled samples whose classes BloodNet knows
 
 
 class Summary(TypedDict):

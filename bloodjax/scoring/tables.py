@@ -1,6 +1,6 @@
 """Scores as text: names, digits, deviations, and the table on a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich.table import Table
@@ -73,6 +73,23 @@ def explain_spreads(summary: Summary) -> str:
     return f"mean ± population σ over {summary['seeds']} seeds; {draws}"
 
 
+def describe_accuracy(result: Scores) -> str:
+    """Return a sentence on the classes that BloodNet sees; "" for unlabelled samples."""
+    pairs = [score["accuracy"] for score in result["scores"] if "accuracy" in score]
+    fake, real = (format_share([pair[side] for pair in pairs]) for side in ("fake", "real"))
+    text = (
+        f"BloodNet assigns {fake} of the samples to the class that was asked for, and {real} of "
+        "the real images to their own class."
+    )
+    return text if pairs else ""
+
+
+def format_share(shares: Sequence[float | None]) -> str:
+    """Return the mean of shares in percent; "-" without any."""
+    numbers = [share for share in shares if share is not None]
+    return f"{np.mean(numbers):.1%}" if numbers else "-"
+
+
 def make_table(result: Scores) -> Table:
     """Return the scores as a table for a terminal of 80 columns; the report has all columns."""
     first = result["scores"][0]
@@ -80,6 +97,7 @@ def make_table(result: Scores) -> Table:
     columns = [metric for metric in metrics.METRICS if metric.terminal]
     headings = [metric.terminal for metric in columns]
     table = Table("seed", "measure", "value", "floor", *headings, title=counts)
+    table.caption = describe_accuracy(result)
 
     def add(label: str, row: Score | Summary, value: str) -> None:
         cells = [format_metric(metric, row) for metric in columns]

@@ -98,11 +98,20 @@ def a_dataset(shape=(28, 28, 3), name="bloodmnist"):
     return Dataset(images, labels, CLASSES, name, "cd" * 32)
 
 
-def put(folder, shape=(28, 28, 3), seeds=(3, 4), n=40, trace=(7, 5), config=CONFIG, scores=SCORES):
+def put(
+    folder,
+    shape=(28, 28, 3),
+    seeds=(3, 4),
+    n=40,
+    trace=(7, 5),
+    config=CONFIG,
+    scores=SCORES,
+    labels=-1,
+):
     images = np.random.default_rng(2).integers(0, 256, (len(seeds), n, *shape), dtype=np.uint8)
     samples = Samples(
         images=images,
-        labels=np.full((len(seeds), n), -1, np.int32),
+        labels=np.broadcast_to(np.int32(labels), (len(seeds), n)),
         seeds=np.array(seeds, np.uint32),
         step=2680,
         trace=np.zeros((len(seeds), *trace, *shape), np.uint8),

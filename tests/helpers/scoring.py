@@ -38,9 +38,9 @@ def a_dataset(n=90, shape=(4, 4, 3)):
     return dataset_of(rng(1).integers(0, 256, (n, *shape), dtype=np.uint8))
 
 
-def put_samples(folder, images, seeds):
+def put_samples(folder, images, seeds, labels=None):
     trace = images[:, :2, None].repeat(3, axis=2)
-    labels = np.full(images.shape[:2], -1, np.int32)
+    labels = np.full(images.shape[:2], -1, np.int32) if labels is None else labels
     samples = Samples(images, labels, np.array(seeds, np.uint32), 40, trace, "denoising")
     write_samples_file(folder, samples)
 

@@ -1,6 +1,7 @@
 """The report of a small made-up run: what is on the page, and what is not."""
 
 import hashlib
+import io
 import json
 import math
 from base64 import b64decode
@@ -276,6 +277,35 @@ def test_a_run_without_trace_or_classes(tmp_path):
     page = Page(report.write_report(tmp_path, a_dataset()))
     assert len(page.images) == 3 and "The share of each class" not in page.text
     assert not (tmp_path / "report" / "denoising.png").exists()
+
+
+def test_labelled_samples_are_shown_and_judged_by_class(tmp_path):
+    accuracy = {"real": 0.96, "fake": 0.8}
+    classes = {
+        name: share | {"accuracy": {"real": 0.9, "fake": 0.75 if i < 2 else None}}
+        for i, (name, share) in enumerate(SCORES["scores"][0]["classes"].items())
+    }
+    own = [s | {"accuracy": accuracy, "classes": classes} for s in SCORES["scores"]]
+    labels = np.arange(40) % 2 * 2  # classes 0 and 2
+    put(tmp_path, scores=SCORES | {"scores": own}, labels=labels)
+    page = Page(report.write_report(tmp_path, a_dataset()))
+    assert "Samples by class" in page.text and CLASSES[0] not in page.source
+    assert "BloodNet assigns 80.0% of the samples to the class that was asked for" in page.text
+    assert "96.0% of the real images" in page.text
+    assert r"$\nope$ cells 25.0% 50.0% 90.0% 75.0% 31.00" in page.text
+    assert "plain 25.0% 0.0% 90.0% - -" in page.text
+    grid = [image for image in page.images if image["alt"].endswith(", generated")]
+    assert [image["alt"] for image in grid] == [f"{CLASSES[k]}, generated" for k in (0, 2)]
+    with np.load(tmp_path / "samples.npz") as file:
+        for k, image in zip((0, 2), grid, strict=True):
+            raw = b64decode(image["src"].partition(",")[2])
+            expected = tile(file["images"][0, labels == k][:8], 8)
+            np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(raw))), expected)
+
+
+def test_unlabelled_samples_are_not_judged_by_class(reported):
+    text = Page(reported / "report" / "index.html").text
+    assert "Samples by class" not in text and "asked for" not in text and "accuracy" not in text
 
 
 def test_one_seed_has_no_spread(tmp_path):

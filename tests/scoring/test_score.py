@@ -127,6 +127,36 @@ def test_run_reads_real_and_generated_images_in_two_ways_where_a_space_does(work
         assert shares[0] == shares[1], "both are told by the plain space"
 
 
+def test_labelled_samples_are_compared_with_the_class_that_was_asked_for(workdir):
+    """A bright image is light; the labels of both sides are chosen without looking."""
+    dataset, labels = a_dataset(40), (np.arange(50) % 3 == 0).astype(np.int32)
+    images = random_images(2, 50, high=255)
+    put_samples(workdir, images, [5, 6], np.stack([labels, 1 - labels]))
+    result = score.write_scores(workdir, dataset, ScoreConfig(count=30))
+    real = dataset.images[shuffled_rows(dataset)[:30]], dataset.labels[shuffled_rows(dataset)[:30]]
+    for s, fake, asked in zip(result["scores"], images, (labels, 1 - labels), strict=True):
+        sides = {"real": real, "fake": (fake[:30], asked[:30])}
+        right = {
+            side: (as_features(x)[:, 0] > 0.5).astype(int) == y for side, (x, y) in sides.items()
+        }
+        expected = {side: hits.mean() for side, hits in right.items()}
+        assert s["accuracy"] == pytest.approx(expected) and 0 < expected["fake"] < 1
+        for k, name in enumerate(("dark", "light")):
+            expected = {side: hits[sides[side][1] == k].mean() for side, hits in right.items()}
+            assert s["classes"][name]["accuracy"] == pytest.approx(expected)
+    both = [s["accuracy"]["fake"] for s in result["scores"]]
+    assert f"BloodNet assigns {np.mean(both):.1%} of the samples" in tables.describe_accuracy(
+        result
+    )
+
+
+def test_a_class_that_nobody_asked_for_has_no_accuracy(workdir):
+    put_samples(workdir, random_images(1, 50), [5], np.zeros((1, 50), np.int32))
+    (s,) = score.write_scores(workdir, a_dataset(), ScoreConfig(count=30))["scores"]
+    assert s["classes"]["light"]["accuracy"]["fake"] is None
+    assert s["accuracy"]["fake"] == s["classes"]["dark"]["accuracy"]["fake"]
+
+
 def test_run_takes_all_there_are_and_says_so(workdir):
     result = score.write_scores(workdir, a_dataset(31), ScoreConfig(count=10_000))
     first = result["scores"][0]
