@@ -68,11 +68,13 @@ def make_optimizer(config: OptimizerConfig, steps: int = 0) -> optax.GradientTra
 
     Args:
         config: its numbers.
-        steps: of the whole training; only a learning rate that decays depends on it.
+        steps: of the whole training; only a learning rate that decays depends on it. A shorter
+            training than the warm-up ends in the warm-up.
     """
     rate: optax.ScalarOrSchedule = config.learning_rate
     if config.decay == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(0.0, rate, config.warmup_steps, max(steps, 1))
+        end = max(steps, config.warmup_steps + 1)
+        rate = optax.warmup_cosine_decay_schedule(0.0, rate, config.warmup_steps, end)
     elif config.warmup_steps:
         rate = optax.linear_schedule(0.0, rate, config.warmup_steps)
     adam = optax.adam(rate, config.beta1, config.beta2)

@@ -94,6 +94,17 @@ def test_the_learning_rate_warms_up_and_decays():
     np.testing.assert_allclose(sizes, [0, 0.1, 0.1], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("total", [0, 3, 4])
+def test_a_training_may_be_shorter_than_its_warm_up(total):
+    config = OptimizerConfig(learning_rate=0.1, warmup_steps=4, decay="cosine")
+    tx = steps.make_optimizer(config, total)
+    state, sizes = tx.init(jnp.zeros(1)), []
+    for _ in range(4):
+        update, state = tx.update(jnp.ones(1), state)
+        sizes.append(-float(update[0]))
+    np.testing.assert_allclose(sizes, [0, 0.025, 0.05, 0.075], rtol=1e-4)
+
+
 def test_gradients_are_clipped_to_a_norm_over_all_parameters():
     tx = steps.make_optimizer(OptimizerConfig(clip_norm=1.0))
     gradient = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
