@@ -33,7 +33,9 @@ def train(job: Job) -> Work:
     images, seeds = np.load(job["images"]), range(job["seeds"])
     method = make_method(job, images)
     tx = make_optimizer(OptimizerConfig(**job["optimizer"]))
-    advance = make_advance(method, tx, job["ema_decay"], augment=False)
+    in_scan = job["variant"] == "scan" or (len(seeds) > 1 and jax.default_backend() == "gpu")
+    length = SCAN if in_scan else 1
+    advance = make_advance(method, tx, job["ema_decay"], False, length)
     strategy = job["variant"] if job["variant"] in STRATEGIES else "loop"
     program = make_program(strategy, advance, len(seeds), job["batch"])
     state = program.put(init_states(method, tx, seeds))
@@ -42,8 +44,6 @@ def train(job: Job) -> Work:
     orders = epoch_orders(seeds, len(images), job["batch"])(0)
     order = program.put(orders, None, "data")
     data = program.put_shared(images), program.put_shared(np.zeros(len(images), np.int32))
-    in_scan = job["variant"] == "scan" or (len(seeds) > 1 and jax.default_backend() == "gpu")
-    length = SCAN if in_scan else 1
 
     def work(units: int) -> int:
         nonlocal state

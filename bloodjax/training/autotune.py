@@ -18,6 +18,7 @@ from bloodjax.training.strategies import STRATEGIES, Advance, Program, make_prog
 
 ROUNDS = 3  # timings of each strategy; the fastest counts, since the machine does other work too
 STEPS = 8  # of a timing, at most: a dispatch of training may be an epoch
+SECONDS = 300  # after which no further strategy is compiled
 SHARDED = STRATEGIES[3:]  # use all devices
 
 
@@ -93,17 +94,20 @@ def choose_program(
     # Measure if there is a choice
     names = candidates(seeds, batch) if strategy == "auto" else parse_strategies(strategy)
     programs = {name: make_program(name, advance, seeds, batch) for name in names}
-    rows = []
+    rows, begin = [], time.perf_counter()
     if len(programs) > 1:
         rows = measure(programs, min(length, STEPS), state, orders, data)
+    seconds = time.perf_counter() - begin
     fastest = min(rows, key=lambda row: row["ms_per_step"])["strategy"] if rows else [*programs][0]
     best = broadcast_name(lambda: fastest)
 
     # Write the choice down
     write_text(file, json.dumps(question | {"strategy": best, "measured": rows}, indent=1) + "\n")
     if rows:
-        title = f"{seeds} seeds, {question['devices']} × {question['device']}"
-        console.print(make_table(rows, best, title))
+        devices = f"{question['devices']} × {question['device']}"
+        console.print(
+            make_table(rows, best, f"{seeds} seeds, {devices}, {seconds:.0f} s to choose")
+        )
     return programs[best]
 
 
@@ -141,36 +145,41 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return milliseconds per step of all seeds and seconds of compilation, a row per program.
 
-    The programs take turns, so that other load on the machine meets all of them alike. A program
-    that fails, by lack of memory for example, has no row.
+    The programs take turns, so that other load on the machine meets all of them alike. There is no
+    row for a program that fails, by lack of memory for example, nor for one whose compilation would
+    begin after `SECONDS`.
     """
     arguments = {
         name: [p.put(state), p.put(orders, None, "data"), *map(p.put_shared, data)]
         for name, p in programs.items()
     }
     times: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(1 + ROUNDS):
+    compile_s: dict[str, float] = {}
+    start = time.perf_counter()
+    for turn in range(1 + ROUNDS):
         for name in list(arguments):
-            begin = time.perf_counter()
+            if turn == 0 and compile_s and time.perf_counter() - start > SECONDS:
+                console.print(f"{name} is not tried: {SECONDS} s are over")
+                del arguments[name]
+                continue
             try:
+                if turn == 0:
+                    compile_s[name] = programs[name].compile(*arguments[name])
+                begin = time.perf_counter()
                 arguments[name][0], _ = programs[name](length, *arguments[name])
                 jax.block_until_ready(arguments[name][0])
+                times[name].append(time.perf_counter() - begin)
             except jax.errors.JaxRuntimeError as error:
                 console.print(f"{name} does not run here: {error}", markup=False, soft_wrap=True)
                 del arguments[name]
-            times[name].append(time.perf_counter() - begin)
-    rows = []
-    for name in arguments:
-        first, *others = times[name]
-        fastest = min(others)
-        rows.append(
-            {
-                "strategy": name,
-                "ms_per_step": 1e3 * fastest / length,
-                "compile_s": max(first - fastest, 0.0),
-            }
-        )
-    return rows
+    return [
+        {
+            "strategy": name,
+            "ms_per_step": 1e3 * min(times[name][1:]) / length,
+            "compile_s": compile_s[name],
+        }
+        for name in arguments
+    ]
 
 
 def make_table(rows: Sequence[Mapping[str, Any]], best: str, title: str) -> Table:

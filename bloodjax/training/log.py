@@ -55,7 +55,7 @@ class Log:
         on_written: Callable[[], None] | None = None,
     ) -> None:
         self.file, self.shape, self.advance, self.fetch = file, shape, advance, fetch
-        self.pending: tuple[int, Any, dict[str, float]] | None = None
+        self.pending: tuple[int, int, Any, dict[str, float]] | None = None
         self.timing: dict[str, float] = {}  # of the next dispatch
         self.on_written = on_written
         if on_written:
@@ -68,10 +68,10 @@ class Log:
         self.mark += seconds
         self.timing["compile_s"] = seconds
 
-    def record(self, begin: int, metrics: Any) -> None:
-        """Write the previous dispatch; keep `metrics`, of the steps after `begin`, for later."""
+    def record(self, begin: int, length: int, metrics: Any) -> None:
+        """Write the previous dispatch; keep `metrics`, of `length` steps after `begin`."""
         self._write_pending()
-        self.pending, self.timing = (begin, metrics, self.timing), {}
+        self.pending, self.timing = (begin, length, metrics, self.timing), {}
 
     def untimed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return `function(*arguments)`; images per second exclude its time."""
@@ -94,9 +94,8 @@ class Log:
     def _write_pending(self, last: Mapping[str, Sequence[float]] | None = None) -> None:
         if self.pending is None:
             return
-        (begin, metrics, timing), self.pending = self.pending, None
-        metrics = self.fetch(metrics)
-        length = next(iter(metrics.values())).shape[1]
+        (begin, length, metrics, timing), self.pending = self.pending, None
+        metrics = {name: rows[:, :length] for name, rows in self.fetch(metrics).items()}
         images = length * self.shape.batch_size * len(self.shape.seeds)
         rate = images / (time.perf_counter() - self.mark)
         self.mark = time.perf_counter()

@@ -96,11 +96,11 @@ def train(
         SystemExit: SIGINT or SIGTERM came; the step was finished and saved first.
     """
     # The step, and how many of them
-    advance = make_advance(method, tx, config.ema_decay, config.augment)
     shuffle = epoch_orders(seeds, len(dataset.images), config.batch_size)
     per_epoch = -(-len(dataset.images) // config.batch_size)
     total, save_every = config.epochs * per_epoch, config.checkpoint_epochs * per_epoch
     dispatch = config.scan_steps or (1 if jax.default_backend() == "cpu" else per_epoch)
+    advance = make_advance(method, tx, config.ema_decay, config.augment, dispatch)
 
     with defer_signals("step") as stop:
         # The state, and the program that advances it
@@ -117,13 +117,13 @@ def train(
         with open_log(workdir / "metrics.jsonl", shape, done, program.fetch, on_written) as log:
             for epoch in range(done // per_epoch, config.epochs):
                 order = program.put(shuffle(epoch), None, "data")
+                if seconds := program.compile(state, order, *data):
+                    log.record_compilation(seconds)
                 while done < (epoch + 1) * per_epoch:
                     # Train
                     length = min(dispatch, (epoch + 1) * per_epoch - done)
-                    if seconds := program.compile(length, state, order, *data):
-                        log.record_compilation(seconds)
                     state, metrics = program(length, state, order, *data)
-                    log.record(done, metrics)
+                    log.record(done, length, metrics)
                     done += length
 
                     # Save; a signal that comes later waits for the next step

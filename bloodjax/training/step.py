@@ -155,41 +155,56 @@ def augmented_step(step: Step, state: State, batch: Batch) -> tuple[State, Metri
 
 
 def advance(
-    step: Step, length: int, state: State, order: Array, images: Array, labels: Array
+    step: Step,
+    most: int,
+    length: Array,
+    state: State,
+    order: Array,
+    images: Array,
+    labels: Array,
 ) -> tuple[State, Metrics]:
-    """Take `length` steps of one seed.
+    """Take `length` steps of one seed, at most `most`: one program serves every length.
 
     Args:
         step: `train_step` with its first arguments filled in.
-        length: the number of steps; static.
+        most: the largest number of steps; static.
+        length: the number of steps, int32 scalar; `most` = 1 does not read it.
         state: the state of one seed, without a seed axis.
         order: int32 [steps, batch], the `epoch_order` of this epoch.
         images: uint8 [N, H, W, C], the whole data set.
         labels: int32 [N].
 
     Returns:
-        The state and the metrics of each step, [length].
+        The state and the metrics of each step, [most], of which `length` are filled.
     """
 
     def take_batch(state: State) -> Batch:
         rows = order[state.step % len(order)]
         return to_float(images[rows]), labels[rows]
 
-    if length > 1:
-        return lax.scan(lambda state, _: step(state, take_batch(state)), state, length=length)
-    # No scan: XLA:CPU differentiates convolutions 15 to 70 times slower inside a loop.
+    def take_step(i: Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
+        state, metrics = carry
+        state, row = step(state, take_batch(state))
+        return state, jax.tree.map(lambda rows, x: rows.at[i].set(x), metrics, row)
+
+    if most > 1:
+        shapes = jax.eval_shape(lambda state: step(state, take_batch(state))[1], state)
+        zeros = functools.partial(lax.full_like, state.step, 0)  # as a value of one seed, as it is
+        rows = jax.tree.map(lambda x: zeros(x.dtype, (most, *x.shape)), shapes)
+        return lax.fori_loop(0, length, take_step, (state, rows))
+    # No loop: XLA:CPU differentiates convolutions 15 to 70 times slower inside one.
     state, metrics = step(state, take_batch(state))
     return state, jax.tree.map(lambda x: x[None], metrics)
 
 
 def make_advance(
-    method: Method, tx: optax.GradientTransformation, ema_decay: float, augment: bool
+    method: Method, tx: optax.GradientTransformation, ema_decay: float, augment: bool, most: int
 ) -> Callable[..., tuple[State, Metrics]]:
     """Return `advance` for one method: (length, state, order, images, labels) -> see there."""
     step: Step = functools.partial(train_step, method, tx, ema_decay)
     if augment:
         step = functools.partial(augmented_step, step)
-    return functools.partial(advance, step)
+    return functools.partial(advance, step, most)
 
 
 def epoch_order(seed: Array, epoch: int, count: int, batch_size: int) -> Array:

@@ -33,7 +33,7 @@ Advance = Callable[..., tuple[Any, Any]]
 
 
 class Program(Protocol):
-    """Training of all seeds, compiled once per dispatch length.
+    """Training of all seeds, compiled once for every dispatch length.
 
     `put` and `__call__` return trees in the program's own layout, which `fetch` turns back into
     NumPy arrays with a leading seed axis.
@@ -46,16 +46,19 @@ class Program(Protocol):
         """Move an array that all seeds read to the devices."""
         ...
 
-    def compile(self, length: int, state: Any, order: Any, *data: Array) -> float:
+    def compile(self, state: Any, order: Any, *data: Array) -> float:
         """Compile the program for a call with these arguments.
 
         Returns:
-            The seconds it took; 0 if a call of this length was compiled before.
+            The seconds it took; 0 if it was compiled before.
         """
         ...
 
     def __call__(self, length: int, state: Any, order: Any, *data: Array) -> tuple[Any, Any]:
-        """Take `length` steps of every seed, which uses up `state`; return state and metrics."""
+        """Take `length` steps of every seed, which uses up `state`; return state and metrics.
+
+        The first `length` rows of the metrics are filled.
+        """
         ...
 
     def fetch(self, tree: Any) -> Any:
@@ -66,10 +69,9 @@ class Loop:
     """A `Program` that dispatches each seed alone: bitwise the run of that seed."""
 
     def __init__(self, advance: Advance) -> None:
-        self.compiled = jax.jit(
-            advance, static_argnums=0, donate_argnums=1, compiler_options=ENGINES[choose_engine()]
-        )
-        self.lengths: set[int] = set()  # compiled so far
+        options = ENGINES[choose_engine()]
+        self.compiled = jax.jit(advance, donate_argnums=1, compiler_options=options)
+        self.is_compiled = False
 
     def put(self, tree: Any, *axes: str | None) -> list[Any]:
         seeds = range(len(jax.tree.leaves(tree)[0]))
@@ -79,17 +81,17 @@ class Loop:
     def put_shared(self, array: np.ndarray) -> Array:
         return jnp.asarray(array)
 
-    def compile(self, length: int, state: list[Any], order: list[Array], *data: Array) -> float:
-        if length in self.lengths:
+    def compile(self, state: list[Any], order: list[Array], *data: Array) -> float:
+        if self.is_compiled:
             return 0.0
-        self.lengths.add(length)
-        return precompile(self.compiled, length, state[0], order[0], *data)
+        self.is_compiled = True
+        return precompile(self.compiled, np.int32(1), state[0], order[0], *data)
 
     def __call__(
         self, length: int, state: list[Any], order: list[Array], *data: Array
     ) -> tuple[list[Any], list[Any]]:
         pairs = zip(state, order, strict=True)
-        results = [self.compiled(length, *pair, *data) for pair in pairs]
+        results = [self.compiled(np.int32(length), *pair, *data) for pair in pairs]
         return [state for state, _ in results], [metrics for _, metrics in results]
 
     def fetch(self, tree: Sequence[Any]) -> Any:
@@ -128,28 +130,27 @@ class Batched:
         self.mesh, self.seeds = mesh, seeds
         spread = PER_DEVICE[per_device]
 
-        def advance_all(length: int, state: Any, order: Array, *data: Array) -> tuple[Any, Any]:
-            def advance_device(state: Any, order: Array, *data: Array) -> tuple[Any, Any]:
-                return spread(lambda *seed: advance(length, *seed, *data), state, order)
+        def advance_device(length: Array, state: Any, order: Array, *data: Array) -> Any:
+            return spread(lambda *seed: advance(length, *seed, *data), state, order)
 
+        def advance_all(length: Array, state: Any, order: Array, *data: Array) -> tuple[Any, Any]:
             return jax.shard_map(
                 advance_device,
                 mesh=mesh,
-                in_specs=(P("seed"), P("seed"), *[P()] * len(data)),
+                in_specs=(P(), P("seed"), P("seed"), *[P()] * len(data)),
                 out_specs=P("seed"),
                 axis_names={"seed"},
-            )(state, order, *data)
+            )(length, state, order, *data)
 
         # The step itself makes metrics whole: fetching those of one need not wait for the next.
         shardings = (None, NamedSharding(mesh, P())) if processes.count() > 1 else None
         self.compiled = jax.jit(
             advance_all,
-            static_argnums=0,
             donate_argnums=1,
             out_shardings=shardings,
             compiler_options=ENGINES[choose_engine()],
         )
-        self.lengths: set[int] = set()  # compiled so far
+        self.is_compiled = False
 
     def put(self, tree: Any, *axes: str | None) -> Any:
         sharding = NamedSharding(self.mesh, P("seed", *axes))
@@ -161,14 +162,14 @@ class Batched:
     def put_shared(self, array: np.ndarray) -> Array:
         return processes.put(array, NamedSharding(self.mesh, P()))
 
-    def compile(self, length: int, state: Any, order: Array, *data: Array) -> float:
-        if length in self.lengths:
+    def compile(self, state: Any, order: Array, *data: Array) -> float:
+        if self.is_compiled:
             return 0.0
-        self.lengths.add(length)
-        return precompile(self.compiled, length, state, order, *data)
+        self.is_compiled = True
+        return precompile(self.compiled, np.int32(1), state, order, *data)
 
     def __call__(self, length: int, state: Any, order: Array, *data: Array) -> tuple[Any, Any]:
-        return self.compiled(length, state, order, *data)
+        return self.compiled(np.int32(length), state, order, *data)
 
     def fetch(self, tree: Any) -> Any:
         return jax.tree.map(lambda x: x[: self.seeds], processes.fetch(tree))

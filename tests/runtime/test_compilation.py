@@ -20,7 +20,7 @@ import json, os, sys
 import launch  # all that a run imports, before any flag is set
 from bloodjax.runtime import compilation
 compilation.configure_jax(sys.argv[1] == "deterministic", "float32")
-import jax, jax.numpy as jnp
+import jax, jax.numpy as jnp, numpy as np
 jax.jit(lambda x: x @ x)(jnp.ones((8, 8))).block_until_ready()
 found = {
     "folder": jax.config.jax_compilation_cache_dir,
@@ -107,7 +107,7 @@ def test_flags_are_read_after_everything_is_imported(start):
 
 CONVOLUTIONS = """
 import warnings
-import jax, jax.numpy as jnp
+import jax, jax.numpy as jnp, numpy as np
 from bloodjax.runtime import compilation
 from bloodjax.training.strategies import Loop
 warnings.simplefilter("error")  # JAX warns where it cannot write a program to its cache
@@ -121,8 +121,8 @@ def advance(length, state, order, kernel):
 
 program = Loop(advance)
 state, kernel = program.put(jnp.ones((1, 2, 8, 8, 8))), jnp.ones((3, 3, 8, 8))
-program.compile(1, state, program.put(jnp.zeros((1, 1))), kernel)
-text = program.compiled.lower(1, state[0], jnp.zeros(1), kernel).compile().as_text()
+program.compile(state, program.put(jnp.zeros((1, 1))), kernel)
+text = program.compiled.lower(np.int32(1), state[0], jnp.zeros(1), kernel).compile().as_text()
 program(1, state, program.put(jnp.zeros((1, 1))), kernel)
 print(compilation.choose_engine(), "__onednn$" in text)
 """

@@ -25,8 +25,8 @@ def epoch(program, name, seeds, batch=BATCH):
     state, orders, *shared = arguments(program, name, seeds, batch)
     looped = isinstance(program, strategies.Loop)
     first = (state[0], orders[0]) if looped else (state, orders)
-    executable = program.compiled.lower(1, *first, *shared).compile()
-    program.compiled = lambda length, *rest: executable(*rest)  # not to compile it twice
+    executable = program.compiled.lower(np.int32(1), *first, *shared).compile()
+    program.compiled = executable  # not to compile it twice
     losses = []
     for _ in range(5):
         state, metrics = program(1, state, orders, *shared)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.sampling import OPTIONS
 from helpers.tiny import SMALL, cells
 
 from bloodjax import methods
@@ -38,13 +39,13 @@ def data(name):
     return type(some)(images, some.labels, some.classes, some.name, some.digest)
 
 
-def advance(name):
+def advance(name, most=1):
     tx = step.make_optimizer(OptimizerConfig())
-    return functools.partial(step.advance, functools.partial(step.train_step, small(name), tx, 0.9))
+    return step.make_advance(small(name), tx, 0.9, False, most)
 
 
-def sweep_of(name, strategy, seeds, batch):
-    return strategies.make_program(strategy, advance(name), seeds, batch)
+def sweep_of(name, strategy, seeds, batch, most=1):
+    return strategies.make_program(strategy, advance(name, most), seeds, batch)
 
 
 @functools.cache
@@ -111,7 +112,7 @@ def test_every_strategy_takes_the_same_steps(strategy):
     """A step that is a sum, by hand; sharded-vmap and sharded-map are not run above."""
 
     def count(length, state, order, images):
-        return {"n": state["n"] + images[order[0]].sum()}, {"m": jnp.full(length, state["n"])}
+        return {"n": state["n"] + images[order[0]].sum()}, {"m": jnp.full(4, state["n"])}
 
     program = strategies.make_program(strategy, count, 3, 2)
     images, orders = np.arange(10), np.array([[[0, 1]], [[2, 3]], [[4, 9]]])
@@ -119,6 +120,35 @@ def test_every_strategy_takes_the_same_steps(strategy):
     state, terms = program(4, state, program.put(orders, None, "data"), program.put_shared(images))
     equal(program.fetch(state), {"n": np.array([11, 25, 43])})
     equal(program.fetch(terms), {"m": np.array([[10] * 4, [20] * 4, [30] * 4])})
+
+
+@pytest.mark.parametrize("strategy", strategies.STRATEGIES)
+def test_one_program_takes_any_number_of_steps(strategy, caplog):
+    """A step that adds the sum of its batch, against sums by NumPy."""
+
+    def add(state, batch):
+        images, _ = batch
+        return state._replace(step=state.step + 1, params=state.params + images.sum()), {
+            "sum": state.params
+        }
+
+    images, labels = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1) * 20, np.zeros(12, int)
+    orders = np.random.default_rng(0).permuted(np.tile(np.arange(12), (3, 1)), axis=1)
+    orders = orders.reshape(3, 6, 2).astype(np.int32)
+    program = strategies.make_program(strategy, functools.partial(step.advance, add, 4), 3, 2)
+    zeros = {name: np.zeros(3, np.float32) for name in step.State._fields}
+    state = program.put(step.State(**zeros | {"step": np.zeros(3, np.int32)}))
+    order, shared = program.put(orders, None, "data"), [*map(program.put_shared, (images, labels))]
+    sums = []
+    for length in (3, 1, 2):
+        with jax.log_compiles(length < 3):
+            state, terms = program(length, state, order, *shared)
+        sums.append(program.fetch(terms)["sum"][:, :length])
+    steps = (images.squeeze()[orders] / 127.5 - 1).sum(2)
+    before = np.cumsum(steps, axis=1) - steps
+    np.testing.assert_allclose(np.concatenate(sums, 1), before, rtol=1e-5, atol=1e-5)
+    assert not [record for record in caplog.records if "Compiling" in record.message]
+    assert program.fetch(state).step.tolist() == [6, 6, 6]
 
 
 # ---- where seeds and batches go ----
@@ -294,24 +324,24 @@ def exported(jitted, *arguments):
 @pytest.mark.parametrize("strategy", strategies.STRATEGIES[:4])
 @pytest.mark.parametrize("name", methods.names())
 def test_sweeps_can_be_made_for_cuda(name, strategy):
-    program = sweep_of(name, strategy, 2, 8)
+    program = sweep_of(name, strategy, 2, 8, most=5)
     state, orders, *shared = arguments(program, name, (0, 1), 8)
     if strategy == "loop":
         state, orders = state[0], orders[0]
-    assert exported(program.compiled, 5, state, orders, *shared).platforms == ("cuda",)
+    assert exported(program.compiled, np.int32(5), state, orders, *shared).platforms == ("cuda",)
 
 
-def initialiser(method):
-    init = functools.partial(step.init_state, method, step.make_optimizer(OptimizerConfig()))
+def initialiser(name):
+    init = functools.partial(step.init_state, small(name), step.make_optimizer(OptimizerConfig()))
     return jax.jit(jax.vmap(init)), [np.zeros(2, np.uint32)]
 
 
-def sampler(method):
-    options = {"steps": 3, "eta": 1.0, "clip": True, "variance": "beta"}
-    options = options if method.trace_title == "denoising" else {}
-    draw = functools.partial(sample.draw_images, functools.partial(method.sample, **options), False)
+def sampler(name):
+    method = small(name)
+    draw = functools.partial(method.sample, **OPTIONS.get(name, {}))
     params, stats = jax.eval_shape(method.init, jax.random.key(0))
-    return strategies.spread_over_devices(draw, "XLA"), [
+    draw_part = functools.partial(sample.draw_images, draw, method.classes > 0)
+    return strategies.spread_over_devices(draw_part, "XLA"), [
         params,
         stats,
         np.uint32(0),
@@ -320,18 +350,16 @@ def sampler(method):
     ]
 
 
-def tracer(method):
-    _, given = sampler(method)
-    options = {"steps": 3, "eta": 1.0, "clip": True, "variance": "beta"}
-    options = options if method.trace_title == "denoising" else {}
-    trace = functools.partial(method.trace, **options)
-    return jax.jit(functools.partial(sample.draw_images, trace, False)), given
+def tracer(name):
+    method, (_, given) = small(name), sampler(name)
+    trace = functools.partial(method.trace, **OPTIONS.get(name, {}))
+    return jax.jit(functools.partial(sample.draw_images, trace, method.classes > 0)), given
 
 
 @pytest.mark.parametrize("program", [initialiser, sampler, tracer])
 @pytest.mark.parametrize("name", methods.names())
 def test_what_surrounds_training_can_be_made_for_cuda(name, program):
-    jitted, given = program(small(name))
+    jitted, given = program(name)
     assert exported(jitted, *given).platforms == ("cuda",)
 
 
