@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bloodjax.scoring.distances import blocks, check_features, check_space
+from bloodjax.scoring.distances import blocks, check_features, check_space, multiply
 
 ROWS = 512  # rows of a strip: 80 MB against 20,000 images
 
@@ -35,7 +35,7 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.
         strip = strips[: len(a)]
         for columns in blocks(len(y), ROWS):  # tiles fit into the processor's cache
             b = y[columns] - centre
-            tile = aa + np.einsum("nd,nd->n", b, b) - 2 * (a @ b.T)
+            tile = aa + np.einsum("nd,nd->n", b, b) - 2 * multiply(a, b)
             tile[tile < rounding * aa] = 0
             strip[:, columns] = tile
         yield rows, strip

@@ -2,13 +2,14 @@
 
 import tracemalloc
 
+import jax
 import numpy as np
 import pytest
 from helpers.features import rng, skewed, torch_fidelity
 from scipy.spatial.distance import cdist
 from scipy.stats import special_ortho_group
 
-from bloodjax.scoring import neighbours
+from bloodjax.scoring import distances, neighbours
 from bloodjax.scoring.neighbours import Manifold, compare_manifolds, nearest
 
 SHAPES = [(40, 60, 3), (60, 40, 20), (30, 30, 100), (25, 6, 1)]
@@ -222,6 +223,18 @@ def test_distances_are_as_exact_far_from_the_origin(kind, offset):
     exact = x.astype(np.float64)
     expected = np.sort(cdist(exact, exact), axis=1)[:, 1:6]
     np.testing.assert_allclose(np.sqrt(Manifold.of(x).squares), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0, 1e3])
+def test_products_of_a_gpu_keep_nine_digits_and_duplicates(monkeypatch, offset):
+    x = np.float32(offset + rng(0).standard_normal((600, 40)))
+    x[7] = x[3]
+    squares, kernel = Manifold.of(x).squares, distances.kid(x[:300] - offset, x[300:] - offset)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert distances.multiply(np.float64(x), np.float64(x)).dtype == np.float64
+    np.testing.assert_allclose(Manifold.of(x).squares, squares, rtol=1e-9)
+    np.testing.assert_allclose(distances.kid(x[:300] - offset, x[300:] - offset), kernel, rtol=1e-9)
+    assert Manifold.of(x).squares[[3, 7], 0].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
