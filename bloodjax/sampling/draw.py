@@ -17,7 +17,7 @@ from jax import Array, random
 from bloodjax import options
 from bloodjax.images import to_uint8
 from bloodjax.methods import Method, Params, Stats
-from bloodjax.options import Interval, Positive
+from bloodjax.options import Count, Interval
 from bloodjax.randomness import Purpose, key_at
 from bloodjax.runtime import compilation, processes
 from bloodjax.runtime.progress import console, progress
@@ -38,6 +38,7 @@ Weights = Literal["ema", "raw"]  # the moving average of the parameters, or the 
 Labels = Callable[[int], np.ndarray]  # count -> int32 [count], the class of each sample or -1
 TRACES = 4  # samples whose traces are kept
 PARTS = ".samples-"  # prefix of the hidden folders with chunks
+CHUNKS = {"cpu": 250, "gpu": 2500, "tpu": 2500}  # backend -> images per dispatch and device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,8 @@ class SampleConfig:
 
     Attributes:
         count: images per seed.
-        chunk: images per dispatch and device. Another chunk is another program, which may round a
-            pixel to the next grey level.
+        chunk: images per dispatch and device; 0 for `CHUNKS`, or all if they are fewer. Another
+            chunk is another program, which may round a pixel to the next grey level.
         labels: the classes to draw with a conditional method, see `labels.make_labels`.
         weights: "ema", the moving average of the parameters, or "raw", the parameters.
         checkpoint: "newest", or "best" of those that `train.evaluate_count` evaluated.
@@ -56,7 +57,7 @@ class SampleConfig:
     """
 
     count: Annotated[int, Interval(2)] = 10_000  # a score needs a covariance
-    chunk: Positive = 250
+    chunk: Count = 0
     labels: str = "data"
     weights: Weights = "ema"
     checkpoint: Literal["newest", "best"] = "newest"
@@ -156,7 +157,7 @@ def write_samples(
         console.print(f"{file} is there already ({config.count} images per seed)")
     else:
         # The folder of chunks is named after all that a chunk depends on; `count` is not part of it
-        size = config.chunk * jax.device_count()
+        size = dispatch_size(config)
         name = json.dumps([model, choice, config.weights, sampler, size])
         folder = workdir / f"{PARTS}{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         folder.mkdir(exist_ok=True)
@@ -176,6 +177,13 @@ def made_with(config: SampleConfig, labels: str, sampler: dict[str, Any]) -> dic
     return images | {"sampler": sampler}
 
 
+def dispatch_size(config: SampleConfig) -> int:
+    """Return the number of images of a dispatch to all devices."""
+    devices = jax.device_count()
+    chunk = min(CHUNKS[jax.default_backend()], -(-config.count // devices))
+    return (config.chunk or chunk) * devices
+
+
 def draw_chunks(
     method: Method,
     state: State,
@@ -186,7 +194,7 @@ def draw_chunks(
 ) -> None:
     """Draw the chunks that `folder` lacks: SEED-START.npy, and SEED-trace.npy of each seed."""
     # The chunks, and which of them are missing
-    size = config.chunk * jax.device_count()
+    size = dispatch_size(config)
     seeds, starts = range(len(state.seed)), range(0, config.count, size)
     chunks = {(s, start): folder / f"{s}-{start}.npy" for s in seeds for start in starts}
     exists = processes.broadcast_from_main(

@@ -14,7 +14,7 @@ from helpers.tiny import SMALL, method
 
 from bloodjax import methods
 from bloodjax.sampling import draw as draw_module
-from bloodjax.sampling.draw import TRACES, SampleConfig, check_sampler
+from bloodjax.sampling.draw import TRACES, SampleConfig, check_sampler, dispatch_size
 from bloodjax.sampling.samples import check_same_samples
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +114,7 @@ def broken(*_):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("count", 0), ("chunk", 0), ("weights", "average"), ("checkpoint", "last"), ("export", "gif")],
+    [("count", 0), ("chunk", -1), ("weights", "average"), ("checkpoint", "last"), ("export", "gif")],
 )
 def test_settings_that_cannot_work_are_refused(name, value):
     with pytest.raises(ValueError, match=f"sample.{name}={value!r}: expected "):
@@ -137,3 +137,19 @@ def test_options_of_the_sampler_are_checked_before_any_work(changes, words):
 
 def test_small_models_cover_every_method():
     assert sorted(SMALL) == methods.names()
+
+
+@pytest.mark.parametrize(
+    ("backend", "chunk", "count", "devices", "expected"),
+    [
+        ("cpu", 0, 10_000, 1, 250),
+        ("cpu", 0, 20, 1, 20),  # no more than needed
+        ("gpu", 0, 10_000, 1, 2500),
+        ("gpu", 0, 10_001, 8, 8 * 1251),
+        ("gpu", 100, 20, 2, 200),
+    ],
+)
+def test_a_dispatch_fills_the_device(monkeypatch, backend, chunk, count, devices, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    assert dispatch_size(SampleConfig(chunk=chunk, count=count)) == expected
