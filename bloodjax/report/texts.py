@@ -1,5 +1,6 @@
 """Names and sentences of the reports."""
 
+from bloodjax.features.inception.weights import INSTALL
 from bloodjax.scoring import metrics, tables
 
 DATA = {"bloodmnist": "BloodMNIST", "synthetic": "synthetic cells, not BloodMNIST"}
@@ -43,8 +44,8 @@ PUBLISHED_TABLE = [
     *zip(("VAE", "GAN", "diffusion"), PUBLISHED.values(), strict=True),
 ]
 NO_FID = (
-    "There is no FID: Inception's published weights were not available when these runs were "
-    "scored. Once they are, --mode=score adds it."
+    "There is no FID: these runs were scored without Inception's published weights. "
+    f"{INSTALL} brings them; then --mode=score adds FID."
 )
 NOT_SCORED = "Not scored yet: run with --mode=score."
 
