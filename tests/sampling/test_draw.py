@@ -114,7 +114,13 @@ def broken(*_):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("count", 0), ("chunk", -1), ("weights", "average"), ("checkpoint", "last"), ("export", "gif")],
+    [
+        ("count", 0),
+        ("chunk", -1),
+        ("weights", "average"),
+        ("checkpoint", "last"),
+        ("export", "gif"),
+    ],
 )
 def test_settings_that_cannot_work_are_refused(name, value):
     with pytest.raises(ValueError, match=f"sample.{name}={value!r}: expected "):
