@@ -10,7 +10,7 @@ import traceback
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
@@ -24,16 +24,15 @@ from bloodjax.options import Seed
 from bloodjax.report.run import write_report
 from bloodjax.report.study import write_study_report
 from bloodjax.report.tensorboard import Board, LogConfig
-from bloodjax.runtime import compilation, devices, files, processes
-from bloodjax.runtime.progress import console
-from bloodjax.runtime.signals import exit_on_signals
+from bloodjax.runtime import command, compilation, devices, files, processes
+from bloodjax.runtime.progress import console, print_line
 from bloodjax.sampling.draw import SampleConfig, check_sampler, made_with, write_samples
 from bloodjax.sampling.export import export_run
 from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.sampling.samples import check_same_samples, read_samples
 from bloodjax.scoring.evaluate import make_evaluator
 from bloodjax.scoring.score import ScoreConfig, keep_available, write_scores
-from bloodjax.training.loop import TrainConfig, check_seeds, restore, train
+from bloodjax.training.loop import TrainConfig, restore, train
 from bloodjax.training.step import OptimizerConfig, make_optimizer
 
 MODES = ("run", "train", "sample", "score", "report", "benchmark", "doctor")
@@ -41,10 +40,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "what to do, such as configs/ddpm.py or configs/ddpm.py:quick"
 )
 MODE = flags.DEFINE_enum(
-    "mode",
-    "run",
-    MODES,
-    "one stage or all of them; benchmark times them beside PyTorch; doctor shows this machine",
+    "mode", "run", MODES, "one stage or all; benchmark: beside PyTorch; doctor: this machine"
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (default runs/<config name>)")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several hosts")
@@ -72,28 +68,15 @@ class RunConfig:
     log: LogConfig
     bench: dict[str, Any]
 
-
-GROUPS = {
-    "optimizer": OptimizerConfig,
-    "train": TrainConfig,
-    "sample": SampleConfig,
-    "score": ScoreConfig,
-    "log": LogConfig,
-}
-
-
-def parse(config: dict[str, Any]) -> RunConfig:
-    """Build the dataclass of each group; refuse values that cannot work: ValueError."""
-    groups = {name: options.build(GROUPS[name], name, config[name]) for name in GROUPS}
-    run = options.build(RunConfig, "", config | groups)
-    check_seeds(seeds=run.seeds)
-    if run.sample.checkpoint == "best" and not run.train.evaluate_count:
-        raise ValueError(
-            "sample.checkpoint='best', but train.evaluate_count=0 evaluates none: expected images "
-            "to evaluate by, such as --config.train.evaluate_count=1000, or "
-            "sample.checkpoint=newest"
-        )
-    return run
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds}: expected different integers, at least one")
+        if self.sample.checkpoint == "best" and not self.train.evaluate_count:
+            raise ValueError(
+                "sample.checkpoint='best', but train.evaluate_count=0 evaluates none: expected "
+                "images to evaluate by, such as --config.train.evaluate_count=1000, or "
+                "sample.checkpoint=newest"
+            )
 
 
 def main(argv: list[str]) -> None:
@@ -116,7 +99,7 @@ def main(argv: list[str]) -> None:
 
     # The runs: one, or those of a study
     runs = {folder / name: run for name, run in select_runs(config).items()}
-    parsed = {path: parse(run) for path, run in runs.items()}
+    parsed = {path: options.build(RunConfig, "", run) for path, run in runs.items()}
     dtype = compilation.configure_jax(config["deterministic"], config["precision"])
     processes.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     devices.require_devices()
@@ -128,7 +111,7 @@ def main(argv: list[str]) -> None:
     processes.require_equal("configuration", same)
     models = {path: make_method(run, dataset, dtype) for path, run in parsed.items()}
     if mode in ("run", "score"):
-        parsed = {path: with_available_features(run) for path, run in parsed.items()}
+        parsed = {path: replace(x, score=keep_available(x.score)) for path, x in parsed.items()}
 
     for path, run in parsed.items():
         if "runs" in config:
@@ -165,11 +148,6 @@ def make_method(run: RunConfig, dataset: Dataset, dtype: str) -> Method:
     return method
 
 
-def with_available_features(run: RunConfig) -> RunConfig:
-    """Return `run` without the feature spaces whose weights cannot be had."""
-    return replace(run, score=keep_available(run.score))
-
-
 def run_stages(
     mode: str,
     config: dict[str, Any],
@@ -199,19 +177,10 @@ def run_stages(
             labels = partial(make_labels, *classes)
 
         if mode in ("run", "train") and source == folder:
-            show = board.show_evaluated if board else None
-            train(
-                method,
-                tx,
-                dataset,
-                folder,
-                seeds=run.seeds,
-                config=run.train,
-                evaluate=make_evaluator(
-                    method, dataset, run.train.evaluate_count, run.sample, run.sampler, labels, show
-                ),
-                on_written=board.update if board else None,
-            )
+            count, show = run.train.evaluate_count, board.show_evaluated if board else None
+            evaluate = make_evaluator(method, dataset, count, run.sample, run.sampler, labels, show)
+            on_written = board.update if board else None
+            train(method, tx, dataset, folder, run.seeds, run.train, evaluate, on_written)
             if board:
                 board.update()  # also shows a training that ended before TensorBoard was asked for
 
@@ -241,38 +210,30 @@ def benchmark(config: dict[str, Any], folder: Path) -> None:
 
     if "runs" in config:
         raise ValueError("--mode=benchmark takes one method, such as --config=configs/ddpm.py")
-    run = parse(config)
-    bench = options.build(BenchConfig, "bench", config["bench"])
+    run = options.build(RunConfig, "", config)
+    bench = options.build(BenchConfig, "bench", run.bench)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # leave the memory to the contestants
-    compilation.configure_jax(config["deterministic"], config["precision"])
-    dataset = data.load(**config["data"])
+    compilation.configure_jax(run.deterministic, run.precision)
+    dataset = data.load(**run.data)
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     job = [sys.executable, __file__, f"--config={file}:quick"]
-    job += [f"--config.data.{key}={value}" for key, value in config["data"].items() if value]
+    job += [f"--config.data.{key}={value}" for key, value in run.data.items() if value]
     sampler = run.sampler
     if "steps" in sampler:
         sampler = sampler | {"steps": 50, "eta": 0.0}  # 1000 steps take minutes per image on a CPU
     with workdir.lock(folder):
-        run_benchmark(
-            folder,
-            dataset,
-            bench,
-            method=run.method,
-            optimizer=run.optimizer,
-            ema_decay=run.train.ema_decay,
-            sampler=sampler,
-            job=job,
-        )
+        values = run.method, run.optimizer, run.train.ema_decay, sampler
+        run_benchmark(folder, dataset, bench, *values, job)
 
 
 def cli(argv: list[str]) -> int | str | None:
-    """Run `main`; print an error that the user can mend in one line. A traceback means a bug.
+    """Run `main`; print an error that the user can correct in one line. A traceback means a bug.
 
     Returns:
         The exit code. An exception would keep the arrays of its frames, and JAX may crash when
         arrays outlive it.
     """
-    exit_on_signals()
+    command.exit_on_signals()
     try:
         main(argv)
     except SystemExit as stop:
@@ -282,9 +243,9 @@ def cli(argv: list[str]) -> int | str | None:
         ours = Path(bloodjax.__file__).parent in source.parents or source == Path(__file__)
         if not ours and not isinstance(error, OSError):
             raise
-        text = files.explain_os_error(error) if isinstance(error, OSError) else str(error)
+        text = files.explain_os_error(error) if isinstance(error, OSError) else error
         processes.kill_process(1, f"error: {text}")
-        console.print(f"error: {text}", markup=False, soft_wrap=True)
+        print_line(f"error: {text}")
         return 1
     except JaxRuntimeError as error:
         message = f"error: {error}; if another process has ended, start all of them again"
@@ -297,7 +258,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     for flag in re.findall(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join(argv)):
         file = flag.partition(":")[0]
         if not Path(file).is_file():
-            exit_with_error(
+            command.fail(
                 f"--config={flag}: there is no file {file!r} here; start launch.py in its own "
                 "folder, or give the whole path"
             )
@@ -307,13 +268,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         lines = str(error.args[0] if error.args else error).replace("\\n", "\n").splitlines()
         causes = [line for line in lines if re.match(r"\s*\w+Error: ", line)]
         text = causes[-1].partition(": ")[2] if causes else " ".join(map(str.strip, lines))
-        exit_with_error(text.replace("\\'", "'").replace("''", "'").rstrip("'"))
-
-
-def exit_with_error(text: str) -> NoReturn:
-    """Print an error and end the process with exit code 1."""
-    console.print(f"error: {text}", markup=False, soft_wrap=True)
-    sys.exit(1)
+        command.fail(text.replace("\\'", "'").replace("''", "'").rstrip("'"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What this machine has: versions, devices, and where data and weights are looked for."""
+"""A report on this machine: versions, devices, and the places of data and weights."""
 
 from importlib import metadata
 
@@ -8,7 +8,7 @@ from bloodjax import features
 from bloodjax.data.sources import bloodmnist
 from bloodjax.features.inception import weights
 from bloodjax.runtime.environment import environment
-from bloodjax.runtime.progress import console
+from bloodjax.runtime.progress import print_line
 from bloodjax.scoring.tables import title
 
 PACKAGES = {"medmnist": "medmnist", "tfds": "tensorflow-datasets"}  # that a data source needs
@@ -29,7 +29,7 @@ def print_report() -> None:
         rows[f"features: {name}"] = describe_space(name)
     width = max(map(len, rows))
     for name, value in rows.items():  # no table, which would cut the paths
-        console.print(f"{name:{width}}  {value}", markup=False, soft_wrap=True)
+        print_line(f"{name:{width}}  {value}")
 
 
 def describe_space(name: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bloodjax.model import SHIPPED, load
 from bloodjax.runtime import command
-from bloodjax.runtime.progress import console, progress
+from bloodjax.runtime.progress import print_line, progress
 from bloodjax.sampling import export
 
 EXPECTED = "expected NAME.png for a grid, NAME.npz, or NAME/ for a folder of PNG files"
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     origin = {"seed": args.seed, "options": model.options | options, "model": model.origin}
     classes = model.origin["dataset"]["classes"]
     export.write_images(out, np.concatenate(images), labels, classes, **origin)
-    console.print(f"{out}: {args.count:,} images", markup=False, soft_wrap=True)
+    print_line(f"{out}: {args.count:,} images")
 
 
 def check_output(name: str, overwrite: bool) -> None:

@@ -22,7 +22,7 @@ from bloodjax.features.inception.network import TAPS
 from bloodjax.features.inception.protocols import PROTOCOLS
 from bloodjax.runtime import command, compilation, devices
 from bloodjax.runtime.environment import environment
-from bloodjax.runtime.progress import console, progress
+from bloodjax.runtime.progress import print_line, progress
 from bloodjax.scoring.distances import Moments, frechet
 from bloodjax.scoring.statistics_files import (
     Statistics,
@@ -78,7 +78,9 @@ def run(args: argparse.Namespace) -> None:
     extractor, origin = None, {}
     if not all(has_statistics):
         check_dims(paths, sides, args.dims)
-        extractor = make_extractor(args)
+        sizes = {"dims": args.dims, "batch_size": args.batch_size}
+        origins = {"protocol": args.protocol, "weights": args.weights}
+        extractor = features.make("inception", **origins, **sizes)
         origin = describe_extractor(extractor)
     check_alike(paths, [x.made_by if isinstance(x, Statistics) else origin for x in sides])
 
@@ -90,20 +92,9 @@ def run(args: argparse.Namespace) -> None:
         statistics.append(side)
     if args.save_stats:
         write_statistics(args.b, statistics[0])
-        console.print(f"{args.b}: statistics of {args.a}", markup=False, soft_wrap=True)
+        print_line(f"{args.b}: statistics of {args.a}")
     else:
         print_result(paths, statistics, extractor, args.json)
-
-
-def make_extractor(args: argparse.Namespace) -> Extractor:
-    """Return Inception's features by the protocol, weights and dimensions of the command line."""
-    return features.make(
-        "inception",
-        protocol=args.protocol,
-        weights=args.weights,
-        dims=args.dims,
-        batch_size=args.batch_size,
-    )
 
 
 def open_side(path: Path, has_statistics: bool, args: argparse.Namespace) -> Statistics | ImageSet:
@@ -141,8 +132,9 @@ def check_alike(paths: Sequence[Path], origins: Sequence[dict[str, Any]]) -> Non
     """Refuse to compare results of different networks or protocols; print what is unknown."""
     for path, origin in zip(paths, origins, strict=True):
         if not origin:
-            note = f"{path} does not say which weights and protocol made it: taken to be the same"
-            console.print(note, markup=False, soft_wrap=True)
+            print_line(
+                f"{path} does not say which weights and protocol made it: taken to be the same"
+            )
     first, last = origins[0], origins[-1]
     for key in first.keys() & last.keys():
         if first[key] != last[key]:

@@ -20,8 +20,8 @@ from bloodjax import methods
 from bloodjax.methods import Method, Params, Stats
 from bloodjax.runtime import command, compilation, devices, npz
 from bloodjax.runtime.files import read_json
-from bloodjax.runtime.progress import console
-from bloodjax.sampling.draw import Weights, check_sampler, make_sampler
+from bloodjax.runtime.progress import print_line
+from bloodjax.sampling.draw import Weights, check_sampler, make_sampler, select_seed
 from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.training import loop
 from bloodjax.training.step import OptimizerConfig, make_optimizer
@@ -37,8 +37,7 @@ class Model(NamedTuple):
 
     Attributes:
         method: the trained method.
-        params: of one seed, float32.
-        stats: of one seed, float32.
+        params, stats: of one seed, float32.
         options: of the sampler, see the method's `sample`.
         origin: plain values: seed, step, data, ...
     """
@@ -57,9 +56,7 @@ class Model(NamedTuple):
         Image i is a function of (seed, i, its label): the first images do not depend on `count`.
 
         Args:
-            count: the number of images.
-            seed: of the drawing, 0 to 2**32 - 1; None takes the training's, and draws the images
-                of the run itself.
+            seed: of the drawing, 0 to 2**32 - 1; None takes the training's: the images of the run.
             label: see `labels`.
             options: of the sampler, instead of the model's own.
 
@@ -71,10 +68,8 @@ class Model(NamedTuple):
     def labels(self, count: int, label: str | int | None = None) -> np.ndarray:
         """Return the class of each of the first `count` images, int32 [count], or -1 without.
 
-        Args:
-            count: the number of images.
-            label: the name or the number of a class; "data", with the frequencies of the data;
-                "balanced", all classes in turn; None, as the run drew.
+        `label` is the name or the number of a class; "data", with the frequencies of the data;
+        "balanced", all classes in turn; None, as the run drew.
 
         Raises:
             ValueError: no such class, or the model is unconditional.
@@ -89,10 +84,8 @@ class Model(NamedTuple):
         dataset, sample = self.origin["dataset"], self.origin["config"]["sample"]
         choice = sample["labels"] if label is None else str(label)
         if choice == "data" and "counts" not in dataset:
-            raise ValueError(
-                "class 'data': this model does not hold the frequencies of its data; choose "
-                "balanced or a class"
-            )
+            reason = "this model does not hold the frequencies of its data"
+            raise ValueError(f"class 'data': {reason}; choose balanced or a class")
         return make_labels(dataset["classes"], dataset.get("counts", ()), choice, count)
 
     def sample_chunks(
@@ -116,9 +109,8 @@ class Model(NamedTuple):
         labels = self.labels(chunks * size, label)
 
         def draw_chunk(start: int) -> np.ndarray:
-            indices = jnp.arange(start, start + size)
-            chosen = labels[start : start + size]
-            chunk = draw(self.params, self.stats, jnp.uint32(seed), indices, chosen)
+            rows = np.arange(start, start + size, dtype=np.int32)
+            chunk = draw(self.params, self.stats, jnp.uint32(seed), rows, labels[rows])
             return np.asarray(chunk)[: count - start]
 
         return map(draw_chunk, range(0, count, size))
@@ -143,9 +135,8 @@ def load(
         source: a run's folder, or a file that `save` wrote; by default the one shipped, see
             pretrained/ddpm.md.
         seed: which of a run's seeds; None takes the first.
-        weights: "ema", the moving average of the parameters, or "raw", the parameters themselves;
-            of a run.
-        checkpoint: "newest", or "best" by evaluation; of a run.
+        weights: of a run, "ema", the moving average of the parameters, or "raw", the parameters.
+        checkpoint: of a run, "newest", or "best" by evaluation.
 
     Raises:
         FileNotFoundError: there is no such run, file or checkpoint.
@@ -171,8 +162,7 @@ def load_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> 
     if weights not in get_args(Weights):
         raise ValueError(f"weights={weights!r}: expected {' or '.join(get_args(Weights))}")
     run = read_json(file)
-    config, dataset = run["config"], run["dataset"]
-    seeds = config["seeds"]
+    config, dataset, seeds = run["config"], run["dataset"], run["config"]["seeds"]
     if seed is not None and seed not in seeds:
         raise ValueError(f"seed={seed}: {workdir} has the seeds {', '.join(map(str, seeds))}")
 
@@ -183,16 +173,8 @@ def load_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> 
     tx = make_optimizer(OptimizerConfig(**config["optimizer"]))
     state = loop.restore(method, tx, trained, seeds=seeds, checkpoint=checkpoint)
     s = 0 if seed is None else seeds.index(seed)
-    params = state.ema if weights == "ema" else state.params
-    params, stats = jax.tree.map(lambda x: jnp.asarray(x[s]), (params, state.stats))
-    origin = {
-        "seed": seeds[s],
-        "step": int(state.step[s]),
-        "weights": weights,
-        "config": config,
-        "dataset": dataset,
-        "environment": run["environment"],
-    }
+    params, stats, _ = select_seed(state, s, "ema" if weights == "ema" else "raw")
+    origin = {"seed": seeds[s], "step": int(state.step[s]), "weights": weights, **run}
     return Model(method, params, stats, config["sampler"], origin)
 
 
@@ -259,8 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ValueError(f"{args.out}: expected a name that ends in .npz")
         command.check_output(args.out, args.overwrite)
         save(load(args.workdir, args.seed, weights=args.weights), args.out)
-        size = args.out.stat().st_size
-        console.print(f"{args.out}: {size:,} bytes", markup=False, soft_wrap=True)
+        print_line(f"{args.out}: {args.out.stat().st_size:,} bytes")
 
     command.run(work, owns_process=argv is None)
 

@@ -10,7 +10,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -41,10 +41,8 @@ class Interval:
             return f"{'more than' if self.open_low else 'at least'} {self.low}"
         if not (self.open_low or self.open_high):
             return f"{self.low} to {self.high}"
-        low_sign, high_sign = (
-            "<" if is_open else "<=" for is_open in (self.open_low, self.open_high)
-        )
-        return f"{self.low} {low_sign} value {high_sign} {self.high}"
+        first, last = ("<" if x else "<=" for x in (self.open_low, self.open_high))
+        return f"{self.low} {first} value {last} {self.high}"
 
 
 Positive = Annotated[int, Interval(1)]
@@ -56,9 +54,18 @@ Seed = Annotated[int, Interval(0, 2**32 - 1)]
 
 
 def build(cls: type[T], group: str, options: Mapping[str, Any]) -> T:
-    """Return `cls(**options)` after `check`; see `normalize` for what flags and JSON change."""
+    """Return `cls(**options)` after `check`; see `normalize` for what flags and JSON change.
+
+    An option that is annotated by a dataclass is a group of its own, and built likewise.
+    """
     parameters = check_names(cls, group, options)
-    values = {name: normalize(parameters[name].annotation, x) for name, x in options.items()}
+    values = {}
+    for name, value in options.items():
+        annotation: Any = parameters[name].annotation
+        if isinstance(annotation, type) and is_dataclass(annotation):
+            values[name] = build(annotation, name, value)
+        else:
+            values[name] = normalize(annotation, value)
     check(cls, group, values)
     return cls(**values)
 
@@ -77,18 +84,10 @@ def check(function: Callable[..., Any], group: str, options: Mapping[str, Any]) 
     """
     parameters = check_names(function, group, options)
     for name, value in options.items():
-        annotation = parameters[name].annotation
+        annotation: Any = parameters[name].annotation
         if not matches(annotation, value):
             prefix = f"{group}." if group else ""
             raise ValueError(f"{prefix}{name}={value!r}: expected {describe(annotation)}")
-
-
-def fill(function: Callable[..., Any], group: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options after `check`, with the defaults of the missing ones."""
-    check(function, group, options)
-    parameters = inspect.signature(function).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    return defaults | dict(options)
 
 
 def check_names(
@@ -101,9 +100,7 @@ def check_names(
     for name in options:
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, 1)
-            hint = (
-                f"did you mean {prefix}{near[0]}?" if near else f"expected one of {list(allowed)}"
-            )
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"expected one of {[*allowed]}"
             raise ValueError(f"{prefix}{name}: no such option; {hint}")
     for name, parameter in allowed.items():
         if name not in options and parameter.default is parameter.empty:

@@ -13,7 +13,7 @@ from bloodjax.data import Dataset
 from bloodjax.runtime import processes
 from bloodjax.runtime.environment import environment
 from bloodjax.runtime.files import flatten, name_errors, read_json, write_text
-from bloodjax.runtime.progress import console
+from bloodjax.runtime.progress import print_line
 
 # These keys may change between two commands of one run: they do not change its result.
 FREE = (
@@ -54,9 +54,7 @@ def lock(workdir: Path) -> Iterator[None]:
                 f"{workdir} is in use by {holder}: wait for it, stop it, or use another --workdir"
             ) from None
         except OSError as error:
-            console.print(
-                f"{file}: {error.strerror}; start no second process on this workdir", soft_wrap=True
-            )
+            print_line(f"{file}: {error.strerror}; start no second process on this workdir")
         with name_errors(file):
             os.ftruncate(handle, 0)
             os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -70,16 +68,9 @@ def lock(workdir: Path) -> Iterator[None]:
 def open_run(
     workdir: Path, config: Mapping[str, Any], dataset: Dataset, free: Sequence[str] = ()
 ) -> None:
-    """Write config.json into `workdir`; a folder that has one must belong to the same run.
+    """Write config.json into `workdir`; a folder that has one must hold the same run.
 
-    Args:
-        workdir: the folder of the run.
-        config: the configuration, groups of plain values.
-        dataset: the data of the run.
-        free: groups that may differ from the last command's, such as "sample".
-
-    Raises:
-        ValueError: see `check_same_run`.
+    See `check_same_run` for the arguments and for a folder of another run.
     """
     file = workdir / "config.json"
     description = {**describe_run(config, dataset), "environment": environment()}
@@ -87,7 +78,7 @@ def open_run(
         before = check_same_run(workdir, config, dataset, free)
         versions = [run["environment"]["jaxlib"] for run in (before, description)]
         if versions[0] != versions[1]:
-            console.print(
+            print_line(
                 f"{workdir}: begun with jaxlib {versions[0]}; jaxlib {versions[1]} goes on, with "
                 "results that are not bitwise the same"
             )
@@ -103,9 +94,9 @@ def check_same_run(
 
     Args:
         workdir: the folder of the run.
-        config: the configuration, groups of plain values.
+        config: groups of plain values.
         dataset: the data of the run.
-        free: groups that may differ, such as "sample".
+        free: groups that may differ from the last command's, such as "sample".
 
     Raises:
         FileNotFoundError: there is no run in the folder.

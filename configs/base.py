@@ -2,6 +2,61 @@
 
 from ml_collections import ConfigDict
 
+OPTIMIZER = {  # Adam
+    "learning_rate": 1e-3,  # the paper's for VAE and DDPM
+    "beta1": 0.9,  # the paper's, also for the GAN
+    "beta2": 0.999,  # the paper's
+    "warmup_steps": 0,  # none in the paper
+    "decay": "none",  # none in the paper; or cosine, to 0 at the end
+    "clip_norm": 0.0,  # no clipping of gradients in the paper
+}
+TRAIN = {
+    "epochs": 20,  # the paper's
+    "batch_size": 128,  # the paper's
+    "augment": False,  # not in the paper; True: flips and quarter turns
+    "ema_decay": 0.0,  # none in the paper
+    "scan_steps": 0,  # steps per dispatch: 1 on CPU, an epoch on accelerators
+    # How seeds are spread over devices: auto times the strategies that make sense and takes the
+    # fastest; or a name of bloodjax/training/strategies.py; or loop,vmap, of which the faster one
+    # is taken.
+    "strategy": "auto",
+    "checkpoint_epochs": 1,
+    "keep": 2,  # newest checkpoints: if one is damaged, there is another
+    # Images per seed to draw and score by FD-BloodNet at each checkpoint, which takes the time of
+    # sampling them; the best checkpoint then stays as well. 0: none.
+    "evaluate_count": 0,
+}
+SAMPLE = {
+    "count": 10_000,  # the paper's
+    # The name of a folder beside this run's. The model of that run, which must have the same data,
+    # method, optimizer, train and seeds, is sampled, and nothing is trained. Empty: the model of
+    # this run.
+    "model": "",
+    "checkpoint": "newest",  # the paper's; or best, by train.evaluate_count
+    # Classes that a conditional method draws: data, as often as in the data; balanced; or the name
+    # of a class.
+    "labels": "data",
+    "weights": "ema",  # the average of the parameters; or raw, the last parameters
+    # Images per dispatch and device; 0: 250 on a CPU, 2,500 on accelerators, for which the DDPM of
+    # configs/ddpm.py needs 1.4 GiB. Another number is another program, which may round a pixel to
+    # the next grey level.
+    "chunk": 0,
+    # Further formats for each seed: png, a folder of all; grid, a picture of 64.
+    "export": (),
+}
+SCORE = {
+    # Feature spaces of bloodjax/features; "inception:clean" has another protocol.
+    "features": ("bloodnet", "inception"),
+    "count": 10_000,  # images per side: the paper's
+    "draws": 5,  # sets of real images for the σ of one model: the paper's five
+}
+BENCH = {  # --mode=benchmark
+    "torch_python": "",  # the Python that has PyTorch; empty: this one
+    "batches": (32, 128, 512),  # images per training step
+    "repeats": 5,  # windows of each contestant, taken in turns
+    "quick": False,  # True: batches of 128 only, and no task that takes minutes
+}
+
 
 def base(name: str) -> ConfigDict:
     """Return the paper's protocol; the file of a method adds its own values.
@@ -28,66 +83,15 @@ def base(name: str) -> ConfigDict:
                 "path": "",
             },
             "method": {},
-            "optimizer": {  # Adam
-                "learning_rate": 1e-3,  # the paper's for VAE and DDPM
-                "beta1": 0.9,  # the paper's, also for the GAN
-                "beta2": 0.999,  # the paper's
-                "warmup_steps": 0,  # none in the paper
-                "decay": "none",  # none in the paper; or cosine, to 0 at the end
-                "clip_norm": 0.0,  # no clipping of gradients in the paper
-            },
-            "train": {
-                "epochs": 20,  # the paper's
-                "batch_size": 128,  # the paper's
-                "augment": False,  # not in the paper; True: flips and quarter turns
-                "ema_decay": 0.0,  # none in the paper
-                "scan_steps": 0,  # steps per dispatch: 1 on CPU, an epoch on accelerators
-                # How seeds are spread over devices: auto times the strategies that make sense and
-                # takes the fastest; or a name of bloodjax/training/strategies.py; or loop,vmap,
-                # of which the faster one is taken.
-                "strategy": "auto",
-                "checkpoint_epochs": 1,
-                "keep": 2,  # newest checkpoints: if one is damaged, there is another
-                # Images per seed to draw and score by FD-BloodNet at each checkpoint, which takes
-                # the time of sampling them; the best checkpoint then stays as well. 0: none.
-                "evaluate_count": 0,
-            },
+            "optimizer": OPTIMIZER,
+            "train": TRAIN,
             "sampler": {},  # the method's own options
-            "sample": {
-                "count": 10_000,  # the paper's
-                # The name of a folder beside this run's. The model of that run, which must have the
-                # same data, method, optimizer, train and seeds, is sampled, and nothing is trained.
-                # Empty: the model of this run.
-                "model": "",
-                "checkpoint": "newest",  # the paper's; or best, by train.evaluate_count
-                # Classes that a conditional method draws: data, as often as in the data;
-                # balanced; or the name of a class.
-                "labels": "data",
-                "weights": "ema",  # the average of the parameters; or raw, the last parameters
-                # Images per dispatch and device; 0: 250 on a CPU, 2,500 on accelerators, for which
-                # the DDPM of configs/ddpm.py needs 1.4 GiB. Another number is another program,
-                # which may round a pixel to the next grey level.
-                "chunk": 0,
-                # Further formats for each seed: png, a folder of all; grid, a picture of 64.
-                "export": (),
-            },
-            "score": {
-                # Feature spaces of bloodjax/features; "inception:clean" has another protocol.
-                "features": ("bloodnet", "inception"),
-                "count": 10_000,  # images per side: the paper's
-                "draws": 5,  # sets of real images for the σ of one model: the paper's five
-            },
-            "log": {
-                # True writes losses, speed and pictures for TensorBoard to WORKDIR/tensorboard. It
-                # needs the package tensorboardX and shows what the report shows as well.
-                "tensorboard": False,
-            },
-            "bench": {  # --mode=benchmark
-                "torch_python": "",  # the Python that has PyTorch; empty: this one
-                "batches": (32, 128, 512),  # images per training step
-                "repeats": 5,  # windows of each contestant, taken in turns
-                "quick": False,  # True: batches of 128 only, and no task that takes minutes
-            },
+            "sample": SAMPLE,
+            "score": SCORE,
+            # True writes losses, speed and pictures for TensorBoard to WORKDIR/tensorboard. It
+            # needs the package tensorboardX and shows what the report shows as well.
+            "log": {"tensorboard": False},
+            "bench": BENCH,
         }
     )
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from helpers.tiny import cells as few
 
-import launch as launch_module
-from bloodjax import data, workdir
+from bloodjax import data, options, workdir
 from bloodjax.runtime import files
 from configs import vae
 from configs.base import base
+from launch import RunConfig
 
 ROOT = Path(__file__).parent.parent
 TINY = {  # each method's quick job, made tiny
@@ -162,7 +162,10 @@ def test_a_mistake_is_said_at_once_in_one_line(launch, tmp_path, arguments, word
     ("changes", "words"),
     [
         ({"sample.count": 0}, "sample.count=0: expected an integer, at least 2"),
-        ({"seeds": (1, 1)}, r"seeds=\(1, 1\): expected different integers"),
+        ({"seeds": (1, 1)}, r"^seeds=\(1, 1\): expected different integers"),
+        ({"seeds": ()}, r"^seeds=\(\): expected different integers, at least one"),
+        ({"seeds": (-1,)}, r"^seeds=\(-1,\): expected a tuple, each item an integer, 0 to"),
+        ({"seeds": (2**32,)}, r"^seeds=\(4294967296,\): expected a tuple, each item an integer"),
         ({"seeds": ("0-4",)}, r"seeds=\('0-4',\): expected a tuple, each item an integer"),
         ({"precision": "half"}, "precision='half': expected 'float32' or 'tf32' or 'bfloat16'"),
         ({"optimizer.beta1": 1.5}, "optimizer.beta1=1.5: expected .* 0 <= value < 1"),
@@ -173,12 +176,12 @@ def test_a_mistake_is_said_at_once_in_one_line(launch, tmp_path, arguments, word
 )
 def test_a_value_that_cannot_work_is_refused_with_its_range(changes, words):
     config = vae.get_config("quick").to_dict()
-    launch_module.parse(config)
+    options.build(RunConfig, "", config)
     for key, value in changes.items():
         group, _, name = key.rpartition(".")
         (config[group] if group else config)[name] = value
     with pytest.raises(ValueError, match=words):
-        launch_module.parse(config)
+        options.build(RunConfig, "", config)
 
 
 def test_doctor_says_what_is_here_and_where_it_looked(environment, cells):

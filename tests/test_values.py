@@ -136,7 +136,7 @@ def configuration(name):
 def build(config):
     """All that a run builds of its configuration before it looks at the data."""
     options.build(BenchConfig, "bench", config["bench"])
-    return launch.parse(config)
+    return options.build(launch.RunConfig, "", config)
 
 
 def build_method(config):

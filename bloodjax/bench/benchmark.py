@@ -24,7 +24,7 @@ from bloodjax.options import Interval, Positive
 from bloodjax.report.figures import draw_speed
 from bloodjax.runtime.environment import environment
 from bloodjax.runtime.files import atomic_write, write_text
-from bloodjax.runtime.progress import console, progress
+from bloodjax.runtime.progress import print_line, progress
 from bloodjax.training.step import OptimizerConfig
 
 WINDOW = {"cpu": 1.0, "gpu": 0.25}  # seconds; a GPU's steps take milliseconds
@@ -76,7 +76,6 @@ def run_benchmark(
     workdir: Path,
     dataset: Dataset,
     config: BenchConfig,
-    *,
     method: Mapping[str, Any],
     optimizer: OptimizerConfig,
     ema_decay: float,
@@ -185,7 +184,7 @@ def prove(plan: Plan) -> dict[str, str]:
     for contestant in contestants:
         contestant.end()
         result = f"does not take part: {contestant.failure}" if contestant.failure else "equal"
-        console.print(f"PyTorch {contestant.variant}: {result}", markup=False, soft_wrap=True)
+        print_line(f"PyTorch {contestant.variant}: {result}")
     return {x.variant: f"{x.failure} ({x.python})" for x in contestants if x.failure}
 
 

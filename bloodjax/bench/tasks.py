@@ -81,7 +81,7 @@ def title(task: str, batch: int, precision: str) -> str:
 
 
 class Plan(NamedTuple):
-    """What all tasks of one benchmark share.
+    """Values that all tasks of one benchmark share.
 
     Attributes:
         job: values for every contestant: files, method, optimizer, ema_decay, threads.
@@ -112,7 +112,7 @@ class Plan(NamedTuple):
 
 
 def list_tasks(plan: Plan, folder: Path, batches: Sequence[int]) -> Iterator[Task]:
-    """Yield all tasks, the matrix product first, since it bounds the others.
+    """Yield all tasks, the matrix product first, since it bounds the rest.
 
     Args:
         plan: the values that all tasks share.

@@ -23,11 +23,7 @@ SIGNATURES = {  # the first bytes of a file -> its kind, and the remedy
 
 
 def list_arrays(file: Path, expected: str = "an .npz file") -> list[str]:
-    """Return the names of the arrays of an .npz file.
-
-    Args:
-        file: of any kind.
-        expected: what the caller can read, for the message.
+    """Return the names of the arrays of an .npz file; messages name the `expected` kinds.
 
     Raises:
         FileNotFoundError: there is no such file.

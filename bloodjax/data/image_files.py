@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bloodjax.runtime.progress import console
+from bloodjax.runtime.progress import print_line
 
 SUFFIXES = (".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Files of file managers, beside those that begin with a dot; macOS writes "Icon\r".
@@ -79,27 +79,23 @@ def refuse_imageless(folder: Path, contents: Contents) -> None:
 def report_unread(folder: Path, paths: Sequence[Path], kind: str) -> None:
     """Print how many files or folders in a folder are not read, and the first names."""
     if paths:
-        _print(f"{folder}: not read: {len(paths):,} {kind} ({_shorten(paths)})")
+        print_line(f"{folder}: not read: {len(paths):,} {kind} ({_shorten(paths)})")
 
 
 def report_notes(folder: Path, notes: Iterable[str]) -> None:
     """Print how many images of a folder are not taken byte for byte, and why."""
     for note, count in Counter(notes).items():
-        _print(f"{folder}: {count:,} images {NOTES[note]}")
+        print_line(f"{folder}: {count:,} images {NOTES[note]}")
 
 
 def report_dark(path: Path, brightest: int) -> None:
     """Print a note if all images are black: floats in [0, 1] that were cut to integers."""
     if brightest <= 1:
-        _print(f"{path}: all pixels are 0 or 1 of 255; were floats in [0, 1] cut to integers?")
+        print_line(f"{path}: all pixels are 0 or 1 of 255; were floats in [0, 1] cut to integers?")
 
 
 def _shorten(paths: Sequence[Path]) -> str:
     return textwrap.shorten(", ".join(path.name for path in paths), 80, placeholder=" ...")
-
-
-def _print(message: str) -> None:
-    console.print(message, markup=False, soft_wrap=True)
 
 
 def read_image(file: Path) -> Picture:
@@ -121,7 +117,8 @@ def read_image(file: Path) -> Picture:
             image.load()
             upright = ImageOps.exif_transpose(image)
             pixels = np.asarray(upright.convert("L" if image.mode in GREY else "RGB"))
-            opaque = not image.has_transparency_data or _is_opaque(upright)
+            alpha = upright.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+            opaque = alpha is None or alpha.getextrema() == (255, 255)
             notes = tuple(_notes(image))
         except Exception as error:
             raise ValueError(f"{file}: not a whole image ({error}); replace or remove it") from None
@@ -139,14 +136,10 @@ def _check(file: Path, image: Image.Image) -> None:
         )
     if (bits := _depth(image)) != 8:
         raise ValueError(
-            f"{file}: {bits} a channel, expected 8: scale its values to 0..255 and save it anew"
+            f"{file}: {bits} a channel, expected 8: scale its values to 0..255 and save it again"
         )
     if image.mode not in (*GREY, *COLOUR):
         raise ValueError(f"{file}: mode {image.mode}, expected grey or RGB: convert it")
-
-
-def _is_opaque(image: Image.Image) -> bool:
-    return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
 
 
 def _depth(image: Image.Image) -> int | str:

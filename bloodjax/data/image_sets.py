@@ -7,17 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bloodjax.data import image_files as files
 from bloodjax.data.dataset import SPLITS
 from bloodjax.data.file_kinds import list_arrays
-from bloodjax.data.image_files import (
-    list_folder,
-    name_value_errors,
-    read_image,
-    refuse_imageless,
-    report_dark,
-    report_notes,
-    report_unread,
-)
+from bloodjax.data.image_files import name_value_errors, read_image
 from bloodjax.images import as_pixels, as_uint8
 from bloodjax.runtime import npz
 from bloodjax.runtime.progress import progress
@@ -58,7 +51,7 @@ def open_images(path: Path, batch: int, workers: int = 1, seed: int | None = Non
     arrays = read_arrays(path)
     with name_value_errors(path):
         images = as_pixels(select_images(arrays, seed))
-    report_dark(path, images.max(initial=0))
+    files.report_dark(path, images.max(initial=0))
 
     def read() -> Iterator[np.ndarray]:
         return (as_uint8(images[i : i + batch]) for i in range(0, len(images), batch))
@@ -68,25 +61,25 @@ def open_images(path: Path, batch: int, workers: int = 1, seed: int | None = Non
 
 def open_folder(folder: Path, batch: int, workers: int) -> ImageSet:
     """Check the images in a folder, not in folders below it; sizes are read one after another."""
-    contents = list_folder(folder)
-    refuse_imageless(folder, contents)
-    report_unread(folder, contents.other_files, "other files")
-    report_unread(folder, contents.folders, "folders")
+    contents = files.list_folder(folder)
+    files.refuse_imageless(folder, contents)
+    files.report_unread(folder, contents.other_files, "other files")
+    files.report_unread(folder, contents.folders, "folders")
 
     # Decode every file once before any is embedded: damage is found now, not after minutes.
-    files, notes, brightest = contents.images, [], 0
+    images, notes, brightest = contents.images, [], 0
     sizes: dict[tuple[int, ...], list[Path]] = {}
-    with ThreadPoolExecutor(max(workers, 1)) as pool, progress("check", len(files)) as advance:
-        for file, picture in zip(files, pool.map(read_image, files), strict=True):
+    with ThreadPoolExecutor(max(workers, 1)) as pool, progress("check", len(images)) as advance:
+        for file, picture in zip(images, pool.map(read_image, images), strict=True):
             sizes.setdefault(picture.pixels.shape[:2], []).append(file)
             notes += picture.notes
             brightest = max(brightest, picture.pixels.max())
             advance()
-    report_notes(folder, notes)
-    report_dark(folder, brightest)
+    files.report_notes(folder, notes)
+    files.report_dark(folder, brightest)
 
     parts = [group[i : i + batch] for group in sizes.values() for i in range(0, len(group), batch)]
-    return ImageSet(len(files), lambda: read_parts(parts, workers))
+    return ImageSet(len(images), lambda: read_parts(parts, workers))
 
 
 def read_parts(parts: Sequence[Sequence[Path]], workers: int) -> Iterator[np.ndarray]:

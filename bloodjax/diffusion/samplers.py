@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
 
-from bloodjax.diffusion.process import Estimate, Levels
+from bloodjax.diffusion.process import Estimate, Levels, clip_image
 
 Variance = Literal["posterior", "beta"]
 Denoise = Callable[[Array, Levels], Estimate]
@@ -147,13 +147,40 @@ SAMPLERS: Mapping[str, Callable[..., tuple[Array, Array]]] = {
 }
 
 
-def choose_sampler(name: str) -> Callable[..., tuple[Array, Array]]:
-    """Return the sampler called `name`; ValueError if there is none."""
+def draw(
+    name: str,
+    output: Callable[[Array, Levels], Array],
+    estimate: Callable[[Array, Array, Levels], Estimate],
+    x: Array,
+    levels: Levels,
+    key: Array,
+    *,
+    clip: bool,
+    pictures: int,
+    **noise: Any,
+) -> Array:
+    """Return x_0 by the sampler called `name`, float32 [H, W, C], or estimates of it.
+
+    Args:
+        name: a key of `SAMPLERS`.
+        output: (x, level) -> the output of the network, see `guidance.guide`.
+        estimate: (x, output, level) -> the estimates of image and noise.
+        x, levels, key: see the samplers.
+        clip: clip the estimates of x_0 to [-1, 1].
+        pictures: number of estimates, from the first step to the last, to return instead of x_0,
+            float32 [pictures, H, W, C]; 0 returns x_0.
+        noise: eta and variance, see `ddim`.
+
+    Raises:
+        ValueError: there is no such sampler.
+    """
     if name not in SAMPLERS:
         raise ValueError(f"sampler.name={name!r}: expected {' or '.join(SAMPLERS)}")
-    return SAMPLERS[name]
 
+    def denoise(x: Array, level: Levels) -> Estimate:
+        both = estimate(x, output(x, level), level)
+        return clip_image(x, both, level) if clip else both
 
-def select_estimates(images: Array, count: int) -> Array:
-    """Return `count` of the estimates [steps, H, W, C], from the first to the last."""
-    return images[np.round(np.linspace(0, len(images) - 1, count)).astype(int)]
+    x, images = SAMPLERS[name](denoise, x, levels, key, **noise)
+    rows = np.round(np.linspace(0, len(images) - 1, pictures)).astype(int)
+    return images[rows] if pictures else x

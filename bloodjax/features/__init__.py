@@ -36,8 +36,8 @@ class Extractor(NamedTuple):
     sha256: str
     protocol: str
     features: Callable[[np.ndarray], np.ndarray]
-    classify: Callable[[np.ndarray], np.ndarray] | None
-    classes: tuple[str, ...]
+    classify: Callable[[np.ndarray], np.ndarray] | None = None
+    classes: tuple[str, ...] = ()
     weights: str = ""
     generated: "Extractor | None" = None
 

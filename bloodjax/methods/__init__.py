@@ -35,29 +35,19 @@ class Method(Protocol):
     """
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """See the class."""
-        ...
+    def shape(self) -> tuple[int, int, int]: ...
 
     @property
-    def dtype(self) -> str:
-        """See the class."""
-        ...
+    def dtype(self) -> str: ...
 
     @property
-    def classes(self) -> int:
-        """See the class."""
-        ...
+    def classes(self) -> int: ...
 
     @property
-    def trace_title(self) -> str:
-        """See the class."""
-        ...
+    def trace_title(self) -> str: ...
 
     @property
-    def losses(self) -> Mapping[str, Loss]:
-        """See the class."""
-        ...
+    def losses(self) -> Mapping[str, Loss]: ...
 
     def init(self, key: Array) -> tuple[Params, Stats]:
         """Return parameters and statistics before the first step."""

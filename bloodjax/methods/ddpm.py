@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 import flax.linen as nn
@@ -12,7 +11,7 @@ from jax import Array, random
 from bloodjax import nets, options
 from bloodjax.diffusion import samplers
 from bloodjax.diffusion.guidance import drop_labels, guide
-from bloodjax.diffusion.process import Estimate, Levels, LinearBeta, clip_image, estimate_from_noise
+from bloodjax.diffusion.process import Levels, LinearBeta, estimate_from_noise
 from bloodjax.methods import Batch, Dtype, Loss, Metrics, Params, Shape, Stats
 from bloodjax.options import Above0, Count, Interval, NonNegative, Positive, Share
 from bloodjax.randomness import batch_normal
@@ -25,14 +24,12 @@ class DDPM:
     """ε-prediction by a U-Net, linear β.
 
     Attributes:
-        shape: (H, W, C) of the images.
+        shape, classes, dtype: see `Method`.
         timesteps: T.
         beta_first, beta_last: β_1 and β_T, linear in between.
         widths, blocks, patch: of the network, see `nets.unet.UNet`.
         net: a file in bloodjax/nets, "unet" or "course_unet".
-        classes: of the labels; 0 for an unconditional model.
         label_drop: probability of training without the label, which guidance needs.
-        dtype: of the network's activations.
     """
 
     shape: Shape
@@ -109,6 +106,7 @@ class DDPM:
         stats: Stats,
         key: Array,
         label: Array | None = None,
+        pictures: int = 0,
         *,
         steps: Positive,
         eta: Share,
@@ -119,13 +117,11 @@ class DDPM:
         guidance_low: NonNegative = 0.0,
         guidance_high: Above0 = 1000.0,
     ) -> Array:
-        """Return one image.
+        """Return one image, or `pictures` estimates of it from the first step to the last.
 
         Args:
-            params: of the network.
-            stats: unused.
-            key: the image is a function of it.
-            label: int32 scalar below `classes`; None draws from all classes.
+            params, stats, key, label: see `Method`.
+            pictures: 0 for the image; not an option.
             steps: between noise levels. T of ddim with eta 1 are the ancestral sampler, algorithm 2
                 of Ho et al.
             eta: of ddim, from 0, deterministic after the first noise, to 1.
@@ -134,47 +130,20 @@ class DDPM:
             name: of a sampler in `diffusion.samplers.SAMPLERS`.
             guidance, guidance_low, guidance_high: see `diffusion.guidance.guide`.
         """
-        image, _ = self.walk(
-            params,
-            key,
-            label,
-            steps=steps,
-            eta=eta,
-            clip=clip,
-            variance=variance,
-            name=name,
-            guidance=guidance,
-            guidance_low=guidance_low,
-            guidance_high=guidance_high,
-        )
-        return image
+
+        def predict(x: Array, level: Levels, label: Array | None) -> Array:
+            return self.predict_noise(params, x, jnp.broadcast_to(level.t, len(x)), label)
+
+        guided = guide(predict, self.classes, label, guidance, (guidance_low, guidance_high))
+        x = random.normal(random.fold_in(key, 0), self.shape)
+        walk = (name, guided, estimate_from_noise, x, self.process.levels(steps), key)
+        return samplers.draw(*walk, clip=clip, pictures=pictures, eta=eta, variance=variance)
 
     def trace(
         self, params: Params, stats: Stats, key: Array, label: Array | None = None, **sampler: Any
     ) -> Array:
         """Return nine estimates of x_0 from the first step to the last; options as in `sample`."""
-        return samplers.select_estimates(self.walk(params, key, label, **sampler)[1], 9)
-
-    def walk(
-        self, params: Params, key: Array, label: Array | None, **sampler: Any
-    ) -> tuple[Array, Array]:
-        """Return x_0 and the estimate of it at every step, [H, W, C] and [steps, H, W, C]."""
-        o = SimpleNamespace(**options.fill(self.sample, "sampler", sampler))
-        levels = self.process.levels(o.steps)
-
-        def predict(x: Array, level: Levels, label: Array | None) -> Array:
-            return self.predict_noise(params, x, jnp.broadcast_to(level.t, len(x)), label)
-
-        interval = o.guidance_low, o.guidance_high
-        guided = guide(predict, self.classes, label, o.guidance, interval)
-
-        def denoise(x: Array, level: Levels) -> Estimate:
-            estimate = estimate_from_noise(x, guided(x, level), level)
-            return clip_image(x, estimate, level) if o.clip else estimate
-
-        x = random.normal(random.fold_in(key, 0), self.shape)
-        walk = samplers.choose_sampler(o.name)
-        return walk(denoise, x, levels, key, eta=o.eta, variance=o.variance)
+        return self.sample(params, stats, key, label, 9, **sampler)
 
 
 Method = DDPM

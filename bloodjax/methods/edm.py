@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 import flax.linen as nn
@@ -12,14 +11,7 @@ from jax import Array, random
 from bloodjax import nets, options
 from bloodjax.diffusion import samplers
 from bloodjax.diffusion.guidance import drop_labels, guide
-from bloodjax.diffusion.process import (
-    Estimate,
-    KarrasLevels,
-    Levels,
-    clip_image,
-    estimate_from_image,
-    precondition,
-)
+from bloodjax.diffusion.process import KarrasLevels, Levels, estimate_from_image, precondition
 from bloodjax.methods import Batch, Dtype, Loss, Metrics, Params, Shape, Stats
 from bloodjax.options import Above0, Count, Interval, NonNegative, Positive, Share
 from bloodjax.randomness import batch_normal
@@ -32,15 +24,13 @@ class EDM:
     """A preconditioned denoiser, trained at log-normal noise levels.
 
     Attributes:
-        shape: (H, W, C) of the images.
+        shape, classes, dtype: see `Method`.
         sigma_data: standard deviation of the data in [-1, 1].
         p_mean, p_std: mean and standard deviation of ln σ in training.
         widths, blocks, patch: of the network, see `nets.unet.UNet`.
         net: a file in bloodjax/nets.
         dropout: rate in the network in training.
-        classes: of the labels; 0 for an unconditional model.
         label_drop: probability of training without the label, which guidance needs.
-        dtype: of the network's activations.
     """
 
     shape: Shape
@@ -126,6 +116,7 @@ class EDM:
         stats: Stats,
         key: Array,
         label: Array | None = None,
+        pictures: int = 0,
         *,
         steps: Positive,
         name: str = "heun",
@@ -138,13 +129,11 @@ class EDM:
         guidance_low: NonNegative = 0.0,
         guidance_high: Above0 = 1000.0,
     ) -> Array:
-        """Return one image, clipped to [-1, 1].
+        """Return one image, or `pictures` estimates of it, clipped to [-1, 1].
 
         Args:
-            params: of the network.
-            stats: unused.
-            key: the image is a function of it.
-            label: int32 scalar below `classes`; None draws from all classes.
+            params, stats, key, label: see `Method`.
+            pictures: estimates from the first step to the last; 0 for the image; not an option.
             steps: between noise levels; heun calls the network 2 × steps - 1 times.
             name: of a sampler in `diffusion.samplers.SAMPLERS`.
             eta: of ddim; see there.
@@ -152,49 +141,21 @@ class EDM:
             sigma_min, sigma_max, rho: of the noise levels, see `KarrasLevels`.
             guidance, guidance_low, guidance_high: see `diffusion.guidance.guide`.
         """
-        image, _ = self.walk(
-            params,
-            key,
-            label,
-            steps=steps,
-            name=name,
-            eta=eta,
-            clip=clip,
-            sigma_min=sigma_min,
-            sigma_max=sigma_max,
-            rho=rho,
-            guidance=guidance,
-            guidance_low=guidance_low,
-            guidance_high=guidance_high,
-        )
-        return image
+
+        def predict(x: Array, level: Levels, label: Array | None) -> Array:
+            return self.denoise(params, x, jnp.broadcast_to(level.sigma, len(x)), label)
+
+        levels = KarrasLevels(sigma_min, sigma_max, rho).levels(steps)
+        guided = guide(predict, self.classes, label, guidance, (guidance_low, guidance_high))
+        x = levels.sigma[0] * random.normal(random.fold_in(key, 0), self.shape)
+        walk = (name, guided, estimate_from_image, x, levels, key)
+        return jnp.clip(samplers.draw(*walk, clip=clip, pictures=pictures, eta=eta), -1.0, 1.0)
 
     def trace(
         self, params: Params, stats: Stats, key: Array, label: Array | None = None, **sampler: Any
     ) -> Array:
         """Return nine estimates of the image from the first step to the last, as in `sample`."""
-        return samplers.select_estimates(self.walk(params, key, label, **sampler)[1], 9)
-
-    def walk(
-        self, params: Params, key: Array, label: Array | None, **sampler: Any
-    ) -> tuple[Array, Array]:
-        """Return the image and its estimate at every step, [H, W, C] and [steps, H, W, C]."""
-        o = SimpleNamespace(**options.fill(self.sample, "sampler", sampler))
-        levels = KarrasLevels(o.sigma_min, o.sigma_max, o.rho).levels(o.steps)
-
-        def predict(x: Array, level: Levels, label: Array | None) -> Array:
-            return self.denoise(params, x, jnp.broadcast_to(level.sigma, len(x)), label)
-
-        interval = o.guidance_low, o.guidance_high
-        guided = guide(predict, self.classes, label, o.guidance, interval)
-
-        def denoise(x: Array, level: Levels) -> Estimate:
-            estimate = estimate_from_image(x, guided(x, level), level)
-            return clip_image(x, estimate, level) if o.clip else estimate
-
-        x = levels.sigma[0] * random.normal(random.fold_in(key, 0), self.shape)
-        x, images = samplers.choose_sampler(o.name)(denoise, x, levels, key, eta=o.eta)
-        return jnp.clip(x, -1.0, 1.0), jnp.clip(images, -1.0, 1.0)
+        return self.sample(params, stats, key, label, 9, **sampler)
 
 
 Method = EDM

@@ -23,11 +23,10 @@ class DCGAN:
     sampling uses.
 
     Attributes:
-        shape: (H, W, C) of the images.
+        shape, dtype: see `Method`.
         latent: dimensions of z.
         width: the generator's channels at full resolution.
         discriminator_width: the discriminator's channels after its first convolution.
-        dtype: of the networks' activations.
     """
 
     shape: Shape

@@ -24,12 +24,11 @@ class VAE:
     """Convolutional VAE with a Gaussian latent and a Gaussian decoder of fixed standard deviation.
 
     Attributes:
-        shape: (H, W, C) of the images.
+        shape, dtype: see `Method`.
         latent: dimensions of z.
         width: channels at the finest resolution of encoder and decoder.
         sigma: the decoder's standard deviation, in units of the [-1, 1] image. It is the weight of
             the KL term in another form: squared error + 2 sigma² KL is the same objective.
-        dtype: of the networks' activations.
     """
 
     shape: Shape

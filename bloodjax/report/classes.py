@@ -13,26 +13,10 @@ from bloodjax.images import tile
 from bloodjax.report.page import paragraph
 from bloodjax.sampling.samples import Samples
 from bloodjax.scoring.scores import ClassScore, Scores, score_key
-from bloodjax.scoring.tables import (
-    describe_accuracy,
-    format_share,
-    format_value,
-    title,
-)
+from bloodjax.scoring.tables import describe_accuracy, format_share, format_value, title
 
 SIDES: tuple[Literal["real"], Literal["fake"]] = ("real", "fake")
 COLUMNS = 8  # samples in a row of the grid
-
-
-def class_sections(samples: Samples, classes: Sequence[str], scores: Scores | None) -> str:
-    """Return a grid of labelled samples, and the scores of each class, both as far as they exist.
-
-    Args:
-        samples: of the run.
-        classes: the class names of the data.
-        scores: of these samples.
-    """
-    return class_grid(samples, classes) + (class_shares(scores) if scores else "")
 
 
 def class_grid(samples: Samples, classes: Sequence[str]) -> str:

@@ -63,13 +63,8 @@ def run_page(
 ) -> str:
     """Return the HTML of a run's page.
 
-    Args:
-        heading: the title.
-        info: the contents of config.json, or {}.
-        scores: the contents of scores.json, or None.
-        classes: the HTML of the sections by class, see `report.classes`.
-        tables: note -> table.
-        pictures: name -> PNG.
+    `info` is the contents of config.json, or {}; `classes` the HTML of the sections by class, see
+    `report.classes`. `tables` are note -> table, `pictures` name -> PNG.
     """
     body = []
     if scores:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bloodjax.data import Dataset
 from bloodjax.report import figures
-from bloodjax.report.classes import class_sections
+from bloodjax.report.classes import class_grid, class_shares
 from bloodjax.report.page import Table, markdown_table, run_page, write_files
 from bloodjax.report.texts import (
     DATA,
@@ -32,14 +32,10 @@ SOURCE = ("n real", "n fake", "floor n", "step", "data", "protocol", "extractor"
 
 
 def write_report(workdir: Path, dataset: Dataset) -> Path:
-    """Write report/ in the run's folder: table.md, the pictures and index.html.
+    """Write report/ in a run's folder; return the path of its index.html.
 
-    Args:
-        workdir: the run's folder, with samples.npz; the page names other missing files.
-        dataset: the real images.
-
-    Returns:
-        The path of index.html.
+    Beside the page there are table.md and the pictures. There must be samples.npz; the page names
+    other missing files.
     """
     workdir = Path(workdir)
     samples = read_samples(workdir, dataset)
@@ -64,7 +60,7 @@ def write_report(workdir: Path, dataset: Dataset) -> Path:
     text = f"# {heading}\n\n" + "\n".join(
         f"{markdown_table(table)}\n{note}\n" for note, table in tables.items()
     )
-    classes = class_sections(samples, dataset.classes, scores)
+    classes = class_grid(samples, dataset.classes) + (class_shares(scores) if scores else "")
     html = run_page(heading, info, scores, classes, tables, pictures)
     return write_files(
         workdir / "report", pictures, text if scores else f"{text}{NOT_SCORED}\n", html

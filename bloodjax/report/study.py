@@ -51,17 +51,10 @@ def write_study_report(
     dataset: Dataset,
     folder: Path,
 ) -> Path:
-    """Write report/ in the study's folder: table.md, the pictures and index.html.
+    """Write report/ in a study's folder; return the path of its index.html.
 
-    Args:
-        heading: the title of the study.
-        settings: keys of the configurations that the first table shows.
-        runs: folder of each run -> its configuration; the tables name runs without results.
-        dataset: the real images.
-        folder: the study's folder.
-
-    Returns:
-        The path of index.html.
+    Beside the page there are table.md and the pictures. The first table shows `settings`, keys of
+    the configurations. `runs` are folder -> configuration; the tables name runs without results.
     """
     parts = [read_part(run, config, dataset) for run, config in runs.items()]
     heading = f"{heading}: {DATA.get(dataset.name, dataset.name)}"

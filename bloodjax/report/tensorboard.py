@@ -1,7 +1,6 @@
 """TensorBoard files of a run: the values of metrics.jsonl, and pictures."""
 
 import io
-import json
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from bloodjax.images import tile
 from bloodjax.runtime.files import name_errors
 from bloodjax.sampling.samples import Samples
 from bloodjax.scoring.embedding import shuffled_rows
+from bloodjax.training import log
 
 NAME = "events.out.tfevents"  # TensorBoard finds its files by this name
 SIDE = 6  # a picture shows SIDE x SIDE images
@@ -59,7 +59,7 @@ class Board:
     """
 
     def __init__(self, workdir: Path, seeds: Sequence[int], dataset: Dataset) -> None:
-        self.log = workdir / "metrics.jsonl"
+        self.file = workdir / "metrics.jsonl"
         self.offset = 0  # bytes of the log that are on the board
         self.folders = {seed: workdir / "tensorboard" / f"seed{seed}" for seed in seeds}
         self.files: dict[int, Path] = {}  # none before the first event
@@ -117,18 +117,14 @@ class Board:
 
     def read_rows(self) -> list[dict[str, Any]]:
         """Return the whole lines of metrics.jsonl that were not read yet."""
-        if not self.log.exists():
+        if not self.file.exists():
             return []
-        with self.log.open("rb") as log:
-            log.seek(self.offset)
-            text = log.read()
+        with self.file.open("rb") as lines:
+            lines.seek(self.offset)
+            text = lines.read()
         whole = text[: text.rfind(b"\n") + 1]
         self.offset += len(whole)
-        rows = []
-        for line in whole.splitlines():
-            with suppress(ValueError):  # training reports damaged lines
-                rows.append(json.loads(line))
-        return rows
+        return list(log.parse_lines(whole.decode(errors="replace")))
 
 
 def event(step: int, wall_time: float | None = None, **content: Any) -> Any:

@@ -1,1 +1,1 @@
-"""What a process runs on: other processes, signals, compilation, files."""
+"""The base of a process: commands, other processes, compilation, files."""

@@ -1,4 +1,4 @@
-"""The frame of a command: it stops at once, and speaks in lines instead of tracebacks."""
+"""The frame of a command: it stops on signals, and speaks in lines instead of tracebacks."""
 
 import os
 import signal
@@ -8,13 +8,15 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jax.errors import JaxRuntimeError
 
-from bloodjax.runtime.progress import console
+from bloodjax.runtime import processes
+from bloodjax.runtime.progress import console, print_line
 
 GRACE = 1.0  # seconds that Python gets to unwind before native code is cut off
 LONGEST = 200  # bytes of a file's name; temporary names are longer, and systems allow 255
@@ -22,17 +24,15 @@ SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 def run(work: Callable[[], None], owns_process: bool) -> None:
-    """Run a command: errors that a user can mend become one line and exit code 1.
+    """Run a command: errors that a user can correct become one line and exit code 1.
 
-    Args:
-        work: the command.
-        owns_process: whether this process is the command's own. Then Ctrl-C and SIGTERM end it with
-            exit code 130 or 143 within about a second, also in the middle of a compilation or a
-            long dispatch, and warnings of libraries take one line.
+    Where the command `owns_process`, Ctrl-C and SIGTERM end it with exit code 130 or 143 within
+    about a second, also in the middle of a compilation or a long dispatch, and warnings of
+    libraries take one line.
     """
     if owns_process:
         warnings.showwarning = _show_warning
-        _exit_on_signals()
+        _exit_within_grace()
     try:
         work()
     except KeyboardInterrupt:
@@ -40,11 +40,11 @@ def run(work: Callable[[], None], owns_process: bool) -> None:
             raise
         _stop(signal.SIGINT)
     except (ValueError, OSError) as error:
-        _fail(describe_error(error))
+        fail(describe_error(error))
     except (MemoryError, JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _fail("out of memory; ask for less at a time")
+        fail("out of memory; ask for less at a time")
 
 
 def describe_error(error: Exception) -> str:
@@ -52,6 +52,12 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def fail(message: str) -> NoReturn:
+    """Print an error and end the process with exit code 1."""
+    print_line(f"error: {message}")
+    raise SystemExit(1)
 
 
 def check_output(path: Path, overwrite: bool = False) -> None:
@@ -74,14 +80,60 @@ def check_output(path: Path, overwrite: bool = False) -> None:
         raise OSError(f"{path}: cannot be written ({reason}): choose another folder") from None
 
 
-def _fail(message: str) -> NoReturn:
-    console.print(f"error: {message}", markup=False, soft_wrap=True)
-    raise SystemExit(1)
-
-
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    text = textwrap.shorten(str(message), 300)
-    console.print(f"warning: {text}", markup=False, soft_wrap=True)
+    print_line(f"warning: {textwrap.shorten(str(message), 300)}")
+
+
+# ---- signals ----
+
+
+class Stop:
+    """The number of the signal that came, 0 before that."""
+
+    signal = 0
+
+
+def exit_with_signal(number: int, saved: str) -> NoReturn:
+    """End the process with the exit code of a signal; print what is `saved` and how to go on."""
+    console.print(f"stopped: {saved}; the same command goes on from there")
+    raise SystemExit(128 + number)
+
+
+def exit_on_signals() -> None:
+    """Make SIGINT and SIGTERM end the process from now on, except inside `defer_signals`."""
+
+    def stop(number: int, _: object) -> None:
+        # Objects that the signal interrupts print errors as they are deleted: useless to a user.
+        sys.unraisablehook = lambda _: None
+        processes.kill_process(128 + number, "stopped; the same command goes on from the last save")
+        exit_with_signal(number, "finished work is saved")
+
+    for number in SIGNALS:
+        signal.signal(number, stop)
+
+
+def _exit_within_grace() -> None:
+    """Make signals unwind Python, and after `GRACE` end the process from another thread.
+
+    A handler waits until native code returns. The byte that Python writes for each signal does not.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def interrupt(number: int, _: object) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        _stop(number)
+
+    def watch() -> None:
+        (number,) = os.read(reader, 1)
+        time.sleep(GRACE)
+        _stop(number)
+
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _stop(number: int) -> NoReturn:
@@ -92,25 +144,30 @@ def _stop(number: int) -> NoReturn:
     os._exit(128 + number)
 
 
-def _exit_on_signals() -> None:
-    """Make signals unwind Python, and after `GRACE` end the process from another thread.
+@contextmanager
+def defer_signals(unit: str) -> Iterator[Stop]:
+    """Yield a `Stop` that SIGINT or SIGTERM fills; a second signal acts as outside the block.
 
-    A handler waits until native code returns. The byte that Python writes for each signal does not.
+    The block must look at the `Stop` after each `unit` of its work, such as a "step".
     """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may set handlers
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
 
-    def watch() -> None:
-        (number,) = os.read(reader, 1)
-        time.sleep(GRACE)
-        _stop(number)
+    def restore_handlers() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    def interrupt(number: int, _: object) -> None:
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        _stop(number)
+    def note(number: int, _: object) -> None:
+        stop.signal = number
+        restore_handlers()
+        console.print(f"stopping after this {unit}; once more to stop at once")
 
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in SIGNALS:
-        signal.signal(number, interrupt)
-    threading.Thread(target=watch, daemon=True).start()
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        restore_handlers()

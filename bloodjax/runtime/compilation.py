@@ -17,7 +17,7 @@ import pooch
 from jax import lax
 
 from bloodjax.runtime.malloc import keep_freed_memory
-from bloodjax.runtime.progress import console
+from bloodjax.runtime.progress import print_line
 
 # precision -> precision of float32 matrix products and convolutions, dtype of activations
 PRECISIONS = {
@@ -89,7 +89,7 @@ def enable_cache(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        console.print(f"compiled programs are not cached: {error}", soft_wrap=True)
+        print_line(f"compiled programs are not cached: {error}")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # Cache short compilations as well: a start has dozens of them.

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import hashlib
 import json
 import os
 import uuid
@@ -27,11 +28,15 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return {"a.b": 1} for {"a": {"b": 1}}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        nested = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
+
+
+def digest_file(file: Path, algorithm: str = "sha256") -> str:
+    """Return the digest of a file's bytes, in hex."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, algorithm).hexdigest()
 
 
 @contextmanager
@@ -49,10 +54,9 @@ def explain_os_error(error: OSError) -> str:
     """Return one line for the user: the file, the error and the remedy."""
     if error.errno not in REMEDIES:
         return str(error)
-    remedy = REMEDIES[error.errno]
     return (
-        f"{error.filename}: {error.strerror}: {remedy}; earlier files are unchanged, and the "
-        "same command goes on from them"
+        f"{error.filename}: {error.strerror}: {REMEDIES[error.errno]}; earlier files are "
+        "unchanged, and the same command goes on from them"
     )
 
 

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
-from bloodjax.runtime.progress import console
+from bloodjax.runtime.progress import console, print_line
 
 HEARTBEAT = 30  # seconds of silence after which a process counts as dead; JAX's default is 100
 SHUTDOWN = 15  # seconds that an ending process waits for the rest; JAX's default is 300
@@ -105,7 +105,7 @@ def kill_process(code: int, message: str) -> None:
     if count() == 1:
         return
     console.quiet = False
-    console.print(f"process {jax.process_index()}: {message}", markup=False, soft_wrap=True)
+    print_line(f"process {jax.process_index()}: {message}")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -146,7 +146,7 @@ def require_equal(name: str, value: Any) -> None:
 def main_first(make: Callable[[], Any]) -> Any:
     """Return `make()`, called by process 0 before all others, which find its downloads on disk.
 
-    An error of process 0 does not keep the others waiting.
+    An error of process 0 does not keep the other processes waiting.
     """
     if not is_main():
         barrier()
@@ -160,9 +160,7 @@ def main_first(make: Callable[[], Any]) -> Any:
 def broadcast_from_main(make: Callable[[], Any], like: Any) -> Any:
     """Return on every process, bit for bit, the result of `make()` on process 0.
 
-    Args:
-        make: is called by process 0 alone.
-        like: a pytree with the structure, shapes and dtypes of the result.
+    Process 0 alone calls `make`; `like` has the structure, shapes and dtypes of the result.
     """
     if count() == 1:
         return make()

@@ -4,18 +4,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import rich.progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 LOG_SECONDS = 15.0  # between two lines without a terminal
 console = Console(stderr=True, highlight=False, emoji=False)  # paths may have :x: in them
+
+
+def print_line(text: str) -> None:
+    """Print a line to the console as it is, without markup and however long."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -29,14 +27,14 @@ def progress(title: str, total: int, start: int = 0) -> Iterator[Callable[..., N
     """
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=console) as bar:
+        with bars.Progress(*columns, console=console) as bar:
             task = bar.add_task(title, total=total, completed=start, note="")
 
             def advance(n: int = 1, note: str = "") -> None:

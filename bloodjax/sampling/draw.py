@@ -20,17 +20,11 @@ from bloodjax.methods import Method, Params, Stats
 from bloodjax.options import Count, Interval
 from bloodjax.randomness import Purpose, key_at
 from bloodjax.runtime import compilation, processes
+from bloodjax.runtime.command import defer_signals, exit_with_signal
 from bloodjax.runtime.progress import console, progress
-from bloodjax.runtime.signals import defer_signals, exit_with_signal
+from bloodjax.sampling import samples as files
 from bloodjax.sampling.labels import no_labels
-from bloodjax.sampling.samples import (
-    NAME,
-    Samples,
-    is_drawn,
-    read_array,
-    write_array,
-    write_samples_file,
-)
+from bloodjax.sampling.samples import Samples, read_array, write_array
 from bloodjax.training.step import State
 from bloodjax.training.strategies import spread_over_devices
 
@@ -43,7 +37,7 @@ CHUNKS = {"cpu": 250, "gpu": 2500, "tpu": 2500}  # backend -> images per dispatc
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """What to sample.
+    """The options of sampling.
 
     Attributes:
         count: images per seed.
@@ -85,14 +79,12 @@ def draw_images(
     indices: Array,
     labels: Array,
 ) -> Array:
-    """Draw the images of one seed at `indices`.
+    """Draw the images of one seed at `indices`, int [N], with `labels`, int32 [N].
 
     Args:
         draw: the `sample` or `trace` of a method, with its options filled in.
         conditional: whether `draw` takes a label.
-        params, stats, seed: of one seed.
-        indices: int [N].
-        labels: int32 [N]; read if `conditional`.
+        params, stats, seed, indices, labels: of one seed.
 
     Returns:
         uint8 [N, H, W, C]; of a trace [N, K, H, W, C].
@@ -108,16 +100,10 @@ def draw_images(
 def make_sampler(method: Method, sampler: dict[str, Any], engine: str) -> Callable[..., Array]:
     """Return the jitted function (params, stats, seed, indices, labels) -> `draw_images`.
 
-    The images are spread over all devices.
-
-    Args:
-        method: the method to draw from.
-        sampler: the options of its `sample`.
-        engine: a key of `compilation.ENGINES`.
+    The images are spread over all devices; `engine` is a key of `compilation.ENGINES`.
     """
     draw = functools.partial(method.sample, **sampler)
-    draw_part = functools.partial(draw_images, draw, method.classes > 0)
-    return spread_over_devices(draw_part, engine)
+    return spread_over_devices(functools.partial(draw_images, draw, method.classes > 0), engine)
 
 
 def select_seed(state: State, s: int, weights: Weights) -> tuple[Params, Stats, Array]:
@@ -137,23 +123,18 @@ def write_samples(
     """Write the images of every seed to samples.npz, unless they are there.
 
     Chunks go into a hidden folder of `workdir` first, so that sampling resumes where it stopped.
-
-    Args:
-        method, state: the method, and its state on the host with a leading seed axis.
-        workdir: the folder of the run.
-        config, sampler: what to sample, and the options of the method's `sample`.
-        labels: count -> the labels of the first samples of each seed.
+    `state` is on the host, with a leading seed axis; `sampler` has options of `method.sample`.
 
     Raises:
         ValueError: samples.npz is there, of a later step or of another training.
         SystemExit: SIGINT or SIGTERM came; the chunk was finished and saved first.
     """
     # The digest tells trainings apart; it covers the average, whichever weights draw.
-    file = workdir / NAME
+    file = workdir / files.NAME
     model = {"step": int(state.step[0]), "sha256": digest((state.seed, state.ema, state.stats))}
     choice = config.labels if method.classes else ""
     made_by = model | made_with(config, choice, sampler)
-    if processes.broadcast_from_main(lambda: is_drawn(file, made_by), np.bool_(False)):
+    if processes.broadcast_from_main(lambda: files.is_drawn(file, made_by), np.bool_(False)):
         console.print(f"{file} is there already ({config.count} images per seed)")
     else:
         # The folder of chunks is named after all that a chunk depends on; `count` is not part of it
@@ -173,8 +154,7 @@ def write_samples(
 
 def made_with(config: SampleConfig, labels: str, sampler: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a configuration that samples depend on."""
-    images = {"count": config.count, "labels": labels, "weights": config.weights}
-    return images | {"sampler": sampler}
+    return {"count": config.count, "labels": labels, "weights": config.weights, "sampler": sampler}
 
 
 def dispatch_size(config: SampleConfig) -> int:
@@ -238,16 +218,15 @@ def join_chunks(
         for start in range(0, len(of_seed), size):
             chunk = of_seed[start : start + size]
             chunk[:] = read_array(folder / f"{s}-{start}.npy")[: len(chunk)]
-    traces = [read_array(folder / f"{s}-trace.npy") for s in range(len(images))]
     samples = Samples(
         images=images,
         labels=np.tile(labels(made_by["count"]), (len(images), 1)),
         seeds=np.asarray(state.seed),
         step=int(state.step[0]),
-        trace=np.stack(traces),
+        trace=np.stack([read_array(folder / f"{s}-trace.npy") for s in range(len(images))]),
         trace_name=method.trace_title,
     )
-    write_samples_file(folder.parent, samples, made_by)
+    files.write_samples_file(folder.parent, samples, made_by)
 
 
 def digest(tree: Any) -> str:

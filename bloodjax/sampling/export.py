@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from bloodjax.images import tile
+from bloodjax.runtime import npz
 from bloodjax.runtime.files import atomic_write, name_errors
 from bloodjax.sampling.samples import read_samples
 
@@ -16,14 +17,10 @@ SIDE = 8  # images along a side of a grid
 
 
 def export_run(workdir: Path, formats: Sequence[str], classes: Sequence[str]) -> None:
-    """Write the samples of a run in further formats, each seed by itself.
+    """Write the samples of a run in further formats, each seed by itself, over earlier files.
 
-    Replaces the files of an earlier export.
-
-    Args:
-        workdir: the folder of the run, with samples.npz.
-        formats: "png" writes samples/seedS/000000.png and so on, "grid" samples-seedS.png.
-        classes: the class names. Images with a label go into a folder of their class.
+    "png" writes samples/seedS/000000.png and so on, images with a label in a folder of their class;
+    "grid" writes samples-seedS.png.
     """
     if not formats:
         return
@@ -43,7 +40,7 @@ def write_images(
     images: np.ndarray,
     labels: np.ndarray | None = None,
     classes: Sequence[str] = (),
-    **about: object,
+    **origin: object,
 ) -> None:
     """Write images to NAME.npz, to NAME.png as one grid, or to a folder of PNG files.
 
@@ -54,8 +51,8 @@ def write_images(
         images: uint8 [N, H, W, 1 or 3].
         labels: int [N], -1 for no label; None for no labels. Images with a label go into a folder
             of their class. An .npz holds the labels.
-        classes: the class names.
-        about: further values for an .npz, written as JSON.
+        classes: the names of the classes.
+        origin: further values for an .npz, written as JSON under "about".
 
     Raises:
         FileExistsError: the folder exists.
@@ -64,8 +61,7 @@ def write_images(
         labels = np.full(len(images), -1, np.int32)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npz":
-        with atomic_write(out) as part, part.open("wb") as file:
-            np.savez(file, images=images, labels=labels, about=json.dumps(about))
+        npz.write(out, {"images": images, "labels": labels, "about": json.dumps(origin)})
     elif out.suffix == ".png":
         columns = int(np.ceil(np.sqrt(len(images))))
         with atomic_write(out) as part:

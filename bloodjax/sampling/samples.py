@@ -45,26 +45,18 @@ class Samples(NamedTuple):
 def write_samples_file(
     workdir: Path, samples: Samples, made_by: Mapping[str, Any] | None = None
 ) -> None:
-    """Write samples.npz whole or not at all.
+    """Write samples.npz into a run's folder, whole or not at all.
 
-    Args:
-        workdir: the run's folder.
-        samples: the contents; an existing file is replaced.
-        made_by: the model and the sampler, the keys of `MADE_BY`; None leaves them out.
+    `made_by` are the model and the sampler, the keys of `MADE_BY`; None leaves them out.
     """
     arrays = {name: np.asarray(value) for name, value in samples._asdict().items()}
     if made_by is not None:
         arrays["made_by"] = np.asarray(json.dumps(made_by))
-    with atomic_write(workdir / NAME) as part, part.open("wb") as file:
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] no array is an option
+    npz.write(workdir / NAME, arrays)
 
 
 def read_samples(workdir: Path, dataset: Dataset | None = None) -> Samples:
-    """Return the samples of a run.
-
-    Args:
-        workdir: the run's folder.
-        dataset: the data that the samples are compared with; their shape and type are checked.
+    """Return the samples of a run, of the shape and type of the images of `dataset`.
 
     Raises:
         FileNotFoundError: the run has no samples yet.
@@ -126,9 +118,7 @@ def is_drawn(file: Path, made_by: dict[str, Any]) -> bool:
 def check_same_samples(workdir: Path, after: dict[str, Any]) -> None:
     """Refuse to score samples that another configuration made: ValueError naming both.
 
-    Args:
-        workdir: the folder of the run.
-        after: the values of the configuration, see `draw.made_with`.
+    `after` are the values of the configuration, see `draw.made_with`.
     """
     if (workdir / NAME).exists():
         before = read_made_by(workdir)

@@ -13,8 +13,7 @@ import bloodjax
 from bloodjax.data import Dataset
 from bloodjax.features import Extractor
 from bloodjax.runtime import npz, processes
-from bloodjax.runtime.files import atomic_write
-from bloodjax.runtime.progress import console
+from bloodjax.runtime.progress import print_line
 
 CHUNK = 512  # images per call of an extractor, the step of the progress bar
 BLOCK = 2048  # images per file of the cache, the most that a killed process loses
@@ -25,12 +24,8 @@ PACKAGE = Path(bloodjax.__file__).parent
 def embed(extractor: Extractor, images: np.ndarray, advance: Callable[..., None]) -> np.ndarray:
     """Return the features of images, float32 [N, d].
 
-    Several processes compute a part of each chunk, and all of them get all features.
-
-    Args:
-        extractor: the feature space.
-        images: uint8 [N, H, W, C].
-        advance: called with the number of images and the space's name after each chunk.
+    Several processes compute a part of each chunk, and all of them get all features. `images` are
+    uint8 [N, H, W, C]; `advance` takes the number of images and the space's name after each chunk.
     """
     size = CHUNK * processes.count()
     features = np.empty((len(images), extractor.dims), np.float32)
@@ -105,8 +100,6 @@ def write_block(file: Path, block: np.ndarray) -> None:
     """Write a block to the cache; if that fails, print the reason and go on."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as part, part.open("wb") as out:
-            np.savez(out, features=block)
+        npz.write(file, {"features": block})
     except OSError as error:
-        text = f"features are not kept for the next run: {error}"
-        console.print(text, markup=False, soft_wrap=True)
+        print_line(f"features are not kept for the next run: {error}")

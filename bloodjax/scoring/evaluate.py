@@ -37,11 +37,10 @@ def make_evaluator(
     with the real images that `write_scores` would, so its values are those of the scores.
 
     Args:
-        method: the method to draw from.
+        method, sampler: the method to draw from, and the options of its `sample`.
         dataset: the real images.
         count: images per seed, and real images as far as there are enough.
-        config: how to sample; its count is not used.
-        sampler: the options of the method's `sample`.
+        config: of sampling; its count is not used.
         labels: count -> the labels of the first samples.
         show: is called with each seed, the step, and the images, uint8 [count, H, W, C].
 
@@ -73,12 +72,8 @@ def make_evaluator(
     def evaluate(state: State) -> dict[str, Any]:
         values = [evaluate_seed(state, s) for s in range(len(state.seed))]
         console.print(f"step {state.step[0]}: {space.distance} {np.mean(values):.2f}")
-        origin = {
-            "n_real": real().n,
-            "n_fake": count,
-            "weights": config.weights,
-            "sampler": sampler,
-        }
+        counts = {"n_real": real().n, "n_fake": count}
+        origin = counts | {"weights": config.weights, "sampler": sampler}
         return {"name": space.distance, "values": values, **origin}
 
     return evaluate

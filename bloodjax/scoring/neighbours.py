@@ -21,10 +21,7 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.
     The next strip overwrites the memory of the last one. Distances are computed as
     |x|^2 + |y|^2 - 2 x.y relative to the mean of y, so that less cancels. A value that the
     rounding of equal vectors can explain counts as 0: duplicates have exactly that distance.
-
-    Args:
-        x: features, float [n, d].
-        y: features, float [m, d].
+    x and y are features, float [n, d] and [m, d].
     """
     centre = y.mean(axis=0, dtype=np.float64)
     rounding = 2 * (len(centre) + 3) * np.finfo(np.float64).eps  # a bound: d products in each dot
@@ -111,7 +108,7 @@ class Nearest(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """How m fakes and n real images lie among each other: shares in 0..1, and a density >= 0.
+    """Shares, 0..1, and a density, >= 0, of m fakes among n real images.
 
     Attributes:
         precision: fakes in some real image's ball (<=): Kynkäänniemi et al. (2019,
@@ -136,11 +133,8 @@ def compare_manifolds(
 ) -> Comparison:
     """Return precision, recall, density, coverage and neighbours, in one pass over the pairs.
 
-    Args:
-        real: the manifold of the real images.
-        fake: the manifold of the fakes; recall needs its balls.
-        k_precision: the neighbour that the balls reach to in precision and recall.
-        k_density: the neighbour that the balls reach to in density and coverage.
+    The balls reach to the neighbour `k_precision` in precision and recall, to `k_density` in
+    density and coverage.
 
     Raises:
         ValueError: a manifold has fewer neighbours, or the feature spaces differ in size.

@@ -14,16 +14,11 @@ from bloodjax.features import Extractor
 from bloodjax.options import Interval, Positive
 from bloodjax.runtime import processes
 from bloodjax.runtime.download import Unavailable
-from bloodjax.runtime.progress import console, progress
+from bloodjax.runtime.progress import console, print_line, progress
 from bloodjax.sampling.samples import Samples, read_samples
 from bloodjax.scoring.comparison import RealSet
 from bloodjax.scoring.embedding import embed, embed_dataset, shuffled_rows
-from bloodjax.scoring.measures import (
-    measure_accuracy,
-    score_classes,
-    score_reals,
-    score_samples,
-)
+from bloodjax.scoring.measures import measure_accuracy, score_classes, score_reals, score_samples
 from bloodjax.scoring.scores import Score, Scores, summarize, write_scores_file
 from bloodjax.scoring.tables import make_table
 
@@ -66,8 +61,7 @@ def make_extractors(features: Sequence[str]) -> dict[str, Extractor]:
         try:
             available[name] = spaces.make(name)
         except Unavailable as error:
-            text = f"scores go on without {name}: {error}"
-            console.print(text, markup=False, soft_wrap=True)
+            print_line(f"scores go on without {name}: {error}")
     if not available:
         names = ",".join(features)
         raise ValueError(f"score.features={names}: none is available; add {CLASSIFIER}")
@@ -85,10 +79,7 @@ def keep_available(config: ScoreConfig) -> ScoreConfig:
 def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores:
     """Score each seed's samples against the data and write scores.json.
 
-    Args:
-        workdir: the run's folder, with samples.npz.
-        dataset: the real images; every run is compared with the same ones.
-        config: the feature spaces and the numbers of images.
+    Every run is compared with the same real images.
 
     Returns:
         The contents of scores.json. Only process 0 scores: the others embed their share of the

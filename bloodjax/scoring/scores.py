@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict, cast
 import numpy as np
 
 from bloodjax.runtime.files import read_json, write_text
-from bloodjax.runtime.progress import console
+from bloodjax.runtime.progress import print_line
 from bloodjax.sampling.samples import Samples
 from bloodjax.scoring import metrics
 
@@ -162,7 +162,6 @@ def read_scores(workdir: Path, samples: Samples) -> Scores | None:
         complete = Score.__required_keys__ <= score.keys()
         if not complete or (score["seed"], score["samples_sha256"]) not in digests:
             reason = "belongs to other samples" if complete else "comes from an older version"
-            text = f"{file} {reason} and is left out: score again, --mode=score"
-            console.print(text, markup=False, soft_wrap=True)
+            print_line(f"{file} {reason} and is left out: score again, --mode=score")
             return None
     return scores

@@ -13,7 +13,7 @@ from rich.table import Table
 from bloodjax.runtime import processes
 from bloodjax.runtime.compilation import choose_engine
 from bloodjax.runtime.files import read_json, write_text
-from bloodjax.runtime.progress import console
+from bloodjax.runtime.progress import console, print_line
 from bloodjax.training.strategies import STRATEGIES, Advance, Program, make_program, mesh_shape
 
 ROUNDS = 3  # timings of each strategy; the fastest counts, since the machine does other work too
@@ -72,11 +72,10 @@ def choose_program(
     that a resumed run runs the same program.
 
     Args:
-        strategy: "auto", or a name or names as in `parse_strategies`.
-        advance: trains one seed; see `strategies.Advance`.
+        strategy: see `parse_strategies`.
+        advance: see `strategies.Advance`.
         file: strategy.json of the run.
-        length: steps per dispatch.
-        state, orders, data: the arguments of the first dispatch, on the host; left unchanged.
+        length, state, orders, data: of the first dispatch, on the host; left unchanged.
     """
     seeds, _, batch = orders.shape
     question = {
@@ -170,15 +169,12 @@ def measure(
                 jax.block_until_ready(arguments[name][0])
                 times[name].append(time.perf_counter() - begin)
             except jax.errors.JaxRuntimeError as error:
-                console.print(f"{name} does not run here: {error}", markup=False, soft_wrap=True)
+                print_line(f"{name} does not run here: {error}")
                 del arguments[name]
+    steps = {name: 1e3 * min(times[name][1:]) / length for name in arguments}
     return [
-        {
-            "strategy": name,
-            "ms_per_step": 1e3 * min(times[name][1:]) / length,
-            "compile_s": compile_s[name],
-        }
-        for name in arguments
+        {"strategy": name, "ms_per_step": ms, "compile_s": compile_s[name]}
+        for name, ms in steps.items()
     ]
 
 

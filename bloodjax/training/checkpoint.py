@@ -16,8 +16,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from bloodjax.runtime import processes
-from bloodjax.runtime.files import name_errors, write_text
-from bloodjax.runtime.progress import console
+from bloodjax.runtime.files import digest_file, name_errors, write_text
+from bloodjax.runtime.progress import print_line
 
 SUMS = "sha256.txt"
 EVALUATION = "evaluation.json"
@@ -59,11 +59,8 @@ class Checkpoints:
 
         With several processes, process 0 writes and the rest return at once.
 
-        Args:
-            step: the number of the checkpoint.
-            state: a pytree of NumPy arrays.
-            evaluation: for JSON; "values" are one per seed, lower is better, and the rest says how
-                they were made.
+        `state` is a pytree of NumPy arrays, and `evaluation` a value for JSON: "values" are one per
+        seed, lower is better, and the rest says how they were made.
 
         Raises:
             OSError: the checkpoint cannot be written; earlier checkpoints stay unchanged.
@@ -90,11 +87,7 @@ class Checkpoints:
             shutil.rmtree(hidden)
 
     def restore(self, step: int, like: Any) -> Any:
-        """Return the state of a checkpoint, as NumPy arrays.
-
-        Args:
-            step: the number of the checkpoint.
-            like: a pytree with the structure, shapes and dtypes of the state.
+        """Return the state of a checkpoint, as NumPy arrays of the shapes and dtypes of `like`.
 
         Raises:
             Damaged: a file differs from what was written.
@@ -110,9 +103,6 @@ class Checkpoints:
 
         Damaged checkpoints are reported and renamed to STEP.damaged.
 
-        Args:
-            like: a pytree with the structure, shapes and dtypes of the state.
-
         Raises:
             Damaged: all checkpoints are damaged; the message names each, and none is renamed.
         """
@@ -124,18 +114,15 @@ class Checkpoints:
                 damaged[step] = error
                 continue
             for bad, error in damaged.items():
-                self._put_aside(bad)
-                console.print(f"{error}: now {bad}.damaged; step {step} is intact", soft_wrap=True)
+                aside = self.folder / f"{bad}.damaged"
+                shutil.rmtree(aside, ignore_errors=True)  # an older damaged checkpoint of this step
+                (self.folder / str(bad)).rename(aside)
+                print_line(f"{error}: now {bad}.damaged; step {step} is intact")
             return step, state
         if damaged:
             names = "; ".join(map(str, damaged.values()))
-            raise Damaged(f"{names}. Put back a copy, or delete {self.folder} to begin anew")
+            raise Damaged(f"{names}. Put back a copy, or delete {self.folder} to start again")
         return None
-
-    def _put_aside(self, step: int) -> None:
-        aside = self.folder / f"{step}.damaged"
-        shutil.rmtree(aside, ignore_errors=True)  # an older damaged checkpoint of this step
-        (self.folder / str(step)).rename(aside)
 
 
 def _reserve(file: Path, size: int) -> None:
@@ -185,12 +172,8 @@ def _evaluation(folder: Path) -> tuple[dict[str, Any], float] | None:
 
 def _sums(folder: Path) -> str:
     """Return the sha256 of every file below `folder`, in the format of sha256sum."""
-    lines = []
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS):
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        lines.append(f"{digest}  {file.relative_to(folder).as_posix()}\n")
-    return "".join(lines)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
+    return "".join(f"{digest_file(p)}  {p.relative_to(folder).as_posix()}\n" for p in files)
 
 
 def _verify(folder: Path) -> None:

@@ -5,61 +5,57 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 from bloodjax.methods import Metrics
 from bloodjax.runtime import processes
 from bloodjax.runtime.files import name_errors, write_text
-from bloodjax.runtime.progress import console, progress
+from bloodjax.runtime.progress import console, print_line
 
 NOT_LOSSES = {"seed", "step", "epoch", "images_per_s", "compile_s"}
 
 
-class LogShape(NamedTuple):
-    """The sizes of a training.
-
-    Attributes:
-        seeds: the seeds, in the order of the metrics' leading axis.
-        steps_per_epoch: training steps in an epoch.
-        batch_size: images per step and seed.
-        total: training steps.
-    """
-
-    seeds: tuple[int, ...]
-    steps_per_epoch: int
-    batch_size: int
-    total: int
+@contextmanager
+def open_lines(file: Path) -> Iterator[TextIO]:
+    """Open `file` for appending; lines of other processes than 0 are dropped."""
+    file = file if processes.is_main() else Path(os.devnull)
+    with name_errors(file), file.open("a", encoding="utf-8") as lines:
+        yield lines
 
 
 class Log:
     """The log of a training run, which is written one dispatch behind the computation.
 
     Args:
-        file: metrics.jsonl, open for appending.
-        shape: the sizes of the training.
+        lines: metrics.jsonl, open for appending.
+        seeds: the seeds, in the order of the metrics' leading axis.
+        steps_per_epoch: training steps in an epoch.
+        batch_size: images per step and seed.
         advance: moves the progress bar, `advance(steps, note)`.
-        fetch: brings the metrics of a program to the host.
+        fetch: brings the metrics of a program to the host, name -> float [seeds, steps].
         on_written: is called now, and whenever further lines can be read in the file.
     """
 
     def __init__(
         self,
-        file: TextIO,
-        shape: LogShape,
+        lines: TextIO,
+        seeds: Sequence[int],
+        steps_per_epoch: int,
+        batch_size: int,
         advance: Callable[..., None],
         fetch: Callable[[Any], Metrics],
         on_written: Callable[[], None] | None = None,
     ) -> None:
-        self.file, self.shape, self.advance, self.fetch = file, shape, advance, fetch
+        self.lines, self.seeds, self.advance, self.fetch = lines, seeds, advance, fetch
+        self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
+        self.on_written = on_written or (lambda: None)
         self.pending: tuple[int, int, Any, dict[str, float]] | None = None
         self.timing: dict[str, float] = {}  # of the next dispatch
-        self.on_written = on_written
-        if on_written:
-            on_written()
+        self.on_written()
         self.mark = time.perf_counter()
 
     def record_compilation(self, seconds: float) -> None:
@@ -70,7 +66,7 @@ class Log:
 
     def record(self, begin: int, length: int, metrics: Any) -> None:
         """Write the previous dispatch; keep `metrics`, of `length` steps after `begin`."""
-        self._write_pending()
+        self._write_pending({})
         self.pending, self.timing = (begin, length, metrics, self.timing), {}
 
     def untimed(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -83,91 +79,50 @@ class Log:
     def flush(self, evaluation: Mapping[str, Any] | None = None) -> None:
         """Write all lines to disk: a checkpoint must not be ahead of its metrics.
 
-        Args:
-            evaluation: of the last step: its "name" and its "values", one per seed.
+        `evaluation` is that of the last step: its "name" and its "values", one per seed.
+
+        Raises:
+            FloatingPointError: a value is not finite; the message names it, its step and its seed.
         """
         self._write_pending({evaluation["name"]: evaluation["values"]} if evaluation else {})
-        self.file.flush()
+        self.lines.flush()
         if processes.is_main():
-            os.fsync(self.file.fileno())
+            os.fsync(self.lines.fileno())
 
-    def _write_pending(self, last: Mapping[str, Sequence[float]] | None = None) -> None:
+    def _write_pending(self, last: Mapping[str, Sequence[float]]) -> None:
+        """Write the lines of a dispatch; `last` has further values of its last step."""
         if self.pending is None:
             return
         (begin, length, metrics, timing), self.pending = self.pending, None
-        metrics = {name: rows[:, :length] for name, rows in self.fetch(metrics).items()}
-        images = length * self.shape.batch_size * len(self.shape.seeds)
-        rate = images / (time.perf_counter() - self.mark)
+        metrics = self.fetch(metrics)
+        rate = length * self.batch_size * len(self.seeds) / (time.perf_counter() - self.mark)
         self.mark = time.perf_counter()
-        timing["images_per_s"] = rate
-        losses = write_lines(self.file, self.shape, begin, metrics, timing, last or {})
-        if self.on_written:
-            self.file.flush()
-            self.on_written()
+        timing = {name: round(x, 1) for name, x in {**timing, "images_per_s": rate}.items()}
+
+        values: dict[str, float] = {}
+        for i in range(length):
+            step = begin + i + 1
+            for row, seed in enumerate(self.seeds):
+                position = {"seed": int(seed), "step": step}
+                position["epoch"] = (step - 1) // self.steps_per_epoch
+                values = {name: float(x[row, i]) for name, x in metrics.items()}
+                if i == length - 1:
+                    values |= {name: float(x[row]) for name, x in last.items()}
+                check_finite(values, step, seed)
+                self.lines.write(json.dumps(position | values | timing) + "\n")
+        self.lines.flush()
+        self.on_written()
+        losses = "  ".join(f"{k} {v:.3f}" for k, v in values.items() if k.endswith("_loss"))
         self.advance(length, f"{rate:.0f} images/s  {losses}")
 
 
-def write_lines(
-    file: TextIO,
-    shape: LogShape,
-    begin: int,
-    metrics: Metrics,
-    timing: Mapping[str, float],
-    last: Mapping[str, Sequence[float]],
-) -> str:
-    """Append the lines of the steps after `begin`; return the last losses in words.
-
-    Args:
-        file: metrics.jsonl, open for appending.
-        shape: the sizes of the training.
-        begin: steps before these.
-        metrics: name -> float [seeds, steps].
-        timing: "images_per_s" of all seeds together; "compile_s" where a compilation came first.
-        last: further values of the last of these steps: name -> one value per seed.
-
-    Raises:
-        FloatingPointError: a value is not finite; the message names it, its step and its seed.
-    """
-    values: dict[str, float] = {}
-    length = next(iter(metrics.values())).shape[1]
-    for i in range(length):
-        for row, seed in enumerate(shape.seeds):
-            values = {name: float(x[row, i]) for name, x in metrics.items()}
-            if i == length - 1:
-                values |= {name: float(x[row]) for name, x in last.items()}
-            step = begin + i + 1
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    raise FloatingPointError(
-                        f"{name} is {value} at step {step} of seed {seed}; the last good "
-                        "checkpoint is kept"
-                    )
-            position = {
-                "seed": int(seed),
-                "step": step,
-                "epoch": (begin + i) // shape.steps_per_epoch,
-            }
-            rounded = {name: round(value, 1) for name, value in timing.items()}
-            file.write(json.dumps(position | values | rounded) + "\n")
-    return "  ".join(f"{k} {v:.3f}" for k, v in values.items() if k.endswith("_loss"))
-
-
-@contextmanager
-def open_log(
-    file: Path,
-    shape: LogShape,
-    done: int,
-    fetch: Callable[[Any], Metrics],
-    on_written: Callable[[], None] | None = None,
-) -> Iterator[Log]:
-    """Open `file` for the lines after step `done`, with a progress bar; see `Log`.
-
-    Lines of other processes than 0 are dropped.
-    """
-    file = file if processes.is_main() else Path(os.devnull)
-    with name_errors(file), file.open("a", encoding="utf-8") as lines:
-        with progress("train", shape.total, done) as advance:
-            yield Log(lines, shape, advance, fetch, on_written)
+def check_finite(values: Mapping[str, float], step: int, seed: int) -> None:
+    """Refuse values that are not finite: FloatingPointError."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {value} at step {step} of seed {seed}; the last good checkpoint is kept"
+            )
 
 
 def trim(file: Path, step: int) -> None:
@@ -184,9 +139,16 @@ def trim(file: Path, step: int) -> None:
                 kept.append(line.decode() + "\n")
         except (ValueError, KeyError, TypeError):
             if number < len(lines):
-                console.print(f"{file}: line {number} is damaged and dropped", soft_wrap=True)
+                print_line(f"{file}: line {number} is damaged and dropped")
     if "".join(kept).encode() != text:
         write_text(file, "".join(kept))
+
+
+def parse_lines(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the values of lines; damaged ones, which `trim` reports, are left out."""
+    for line in text.splitlines():
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 def read(path: Path) -> dict[str, dict[int, np.ndarray]]:
@@ -195,13 +157,8 @@ def read(path: Path) -> dict[str, dict[int, np.ndarray]]:
     Steps rise. A step that ran again after a resume counts once, as last written. A last line that
     an interruption cut short does not count. Without a file there are no curves.
     """
-    rows = {}
-    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        rows[row["seed"], row["step"]] = row
+    text = path.read_text("utf-8") if path.exists() else ""
+    rows = {(row["seed"], row["step"]): row for row in parse_lines(text)}
     curves: dict[str, dict[int, list[tuple[int, float]]]] = {}
     for (seed, step), row in sorted(rows.items()):
         for name in row.keys() - NOT_LOSSES:

@@ -12,29 +12,23 @@ import optax
 from bloodjax import options
 from bloodjax.data import Dataset
 from bloodjax.methods import Method
-from bloodjax.options import Count, Interval, Positive, Seed
+from bloodjax.options import Count, Interval, Positive
 from bloodjax.runtime import processes
-from bloodjax.runtime.progress import console
-from bloodjax.runtime.signals import defer_signals, exit_with_signal
+from bloodjax.runtime.command import defer_signals, exit_with_signal
+from bloodjax.runtime.progress import console, progress
 from bloodjax.training.autotune import choose_program, parse_strategies
 from bloodjax.training.checkpoint import Checkpoints, Damaged
-from bloodjax.training.log import Log, LogShape, open_log, trim
-from bloodjax.training.step import (
-    State,
-    abstract_states,
-    epoch_orders,
-    init_states,
-    make_advance,
-)
+from bloodjax.training.log import Log, open_lines, trim
+from bloodjax.training.step import State, abstract_states, epoch_orders, init_states, make_advance
 
 # A state on the host -> {"name": of a measure, "values": one float per seed, lower is better}, and
-# further values for JSON that say how it was made.
+# further values for JSON, its origin.
 Evaluate = Callable[[State], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train.
+    """The options of training.
 
     Attributes:
         epochs: passes over the data.
@@ -67,13 +61,6 @@ class TrainConfig:
             raise ValueError("train.evaluate_count=1: expected 0 or at least 2, for a covariance")
 
 
-def check_seeds(*, seeds: tuple[Seed, ...]) -> None:
-    """Refuse seeds that are equal, or none at all: ValueError."""
-    options.check(check_seeds, "", {"seeds": seeds})
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={seeds}: expected different integers, at least one")
-
-
 def train(
     method: Method,
     tx: optax.GradientTransformation,
@@ -86,9 +73,8 @@ def train(
 ) -> State:
     """Train every seed to the end, from the newest checkpoint on; return the state on the host.
 
-    Args:
-        evaluate: evaluates the state of a regular checkpoint.
-        on_written: is called at the start and whenever metrics.jsonl has further lines.
+    `evaluate` evaluates regular checkpoints; `on_written` is called at the start and whenever
+    metrics.jsonl has further lines.
 
     Raises:
         FloatingPointError: a loss or a parameter is not finite; earlier checkpoints remain.
@@ -113,8 +99,8 @@ def train(
         first = (dispatch, state, np.asarray(shuffle(0)), arrays)
         program = choose_program(config.strategy, advance, workdir / "strategy.json", *first)
         state, data = program.put(state), [program.put_shared(array) for array in arrays]
-        shape = LogShape(tuple(seeds), per_epoch, config.batch_size, total)
-        with open_log(workdir / "metrics.jsonl", shape, done, program.fetch, on_written) as log:
+        with open_lines(workdir / "metrics.jsonl") as lines, progress("train", total, done) as bar:
+            log = Log(lines, seeds, per_epoch, config.batch_size, bar, program.fetch, on_written)
             for epoch in range(done // per_epoch, config.epochs):
                 order = program.put(shuffle(epoch), None, "data")
                 if seconds := program.compile(state, order, *data):
@@ -190,12 +176,9 @@ def restore(
     seeds: Sequence[int],
     checkpoint: str = "newest",
 ) -> State:
-    """Return the state of a checkpoint in `workdir`, NumPy arrays with a leading seed axis.
+    """Return the state of a checkpoint of a run, NumPy arrays with a leading seed axis.
 
-    Args:
-        method, tx, seeds: of the training.
-        workdir: the folder of the run.
-        checkpoint: "newest", or "best" of the evaluated ones.
+    `checkpoint` is "newest", or "best" of the evaluated ones.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.

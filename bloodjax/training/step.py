@@ -66,10 +66,8 @@ class OptimizerConfig:
 def make_optimizer(config: OptimizerConfig, steps: int = 0) -> optax.GradientTransformation:
     """Return Adam, Kingma and Ba (2015), with ε = 1e-8.
 
-    Args:
-        config: its numbers.
-        steps: of the whole training; only a learning rate that decays depends on it. A shorter
-            training than the warm-up ends in the warm-up.
+    `steps` are those of the whole training; only a learning rate that decays depends on them. A
+    shorter training than the warm-up ends in the warm-up.
     """
     rate: optax.ScalarOrSchedule = config.learning_rate
     if config.decay == "cosine":

@@ -47,11 +47,7 @@ class Program(Protocol):
         ...
 
     def compile(self, state: Any, order: Any, *data: Array) -> float:
-        """Compile the program for a call with these arguments.
-
-        Returns:
-            The seconds it took; 0 if it was compiled before.
-        """
+        """Compile the program; return the seconds, 0 if it was compiled before."""
         ...
 
     def __call__(self, length: int, state: Any, order: Any, *data: Array) -> tuple[Any, Any]:
@@ -104,17 +100,11 @@ def unroll(function: Callable[..., Any], state: Any, order: Array) -> Any:
     return jax.tree.map(lambda *xs: jnp.stack(xs), *(function(*seed) for seed in seeds))
 
 
-def vmap(function: Callable[..., Any], state: Any, order: Array) -> Any:
-    """Call `function(state, order)` for all seeds at once."""
-    return jax.vmap(function)(state, order)
-
-
-def loop_map(function: Callable[..., Any], state: Any, order: Array) -> Any:
-    """Call `function(state, order)` for seed after seed in a compiled loop."""
-    return lax.map(lambda seed: function(*seed), (state, order))
-
-
-PER_DEVICE = {"unroll": unroll, "vmap": vmap, "map": loop_map}  # the seeds of one device
+PER_DEVICE: dict[str, Callable[..., Any]] = {  # the seeds of one device
+    "unroll": unroll,
+    "vmap": lambda function, *seeds: jax.vmap(function)(*seeds),
+    "map": lambda function, *seeds: lax.map(lambda seed: function(*seed), seeds),
+}
 
 
 class Batched:
@@ -222,11 +212,9 @@ def make_mesh(seeds: int, batch: int, devices: tuple[Any, ...]) -> Mesh:
 
 
 def spread_over_devices(function: Callable[..., Array], engine: str) -> Callable[..., Array]:
-    """Jit `function(params, stats, seed, indices, labels)`, its images over all devices.
+    """Jit a seed's `function(params, stats, seed, indices, labels)`, its images over all devices.
 
-    Args:
-        function: the function of one seed.
-        engine: a key of `compilation.ENGINES`. "XLA" compiles programs that the cache can hold.
+    `engine` is a key of `compilation.ENGINES`; "XLA" compiles programs that the cache can hold.
     """
     mesh = make_mesh(1, jax.device_count(), tuple(jax.devices()))
     specs = (P(), P(), P(), P("data"), P("data"))

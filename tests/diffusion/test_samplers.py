@@ -25,11 +25,10 @@ from bloodjax.diffusion.process import (
 )
 from bloodjax.diffusion.samplers import (
     SAMPLERS,
-    choose_sampler,
     ddim,
     ddim_coefficients,
+    draw,
     select,
-    select_estimates,
 )
 
 SHAPE = 3, 4, 2
@@ -339,14 +338,26 @@ def test_a_sampler_that_adds_no_noise_refuses_options_of_noise(name, options):
         SAMPLERS[name](true_denoise, jnp.zeros(SHAPE), KARRAS.levels(4), KEY, **options)
 
 
+def draw_sigmas(name, levels, **options):
+    """What `draw` returns where the estimated image is everywhere the σ of its level."""
+    x = levels.sigma[0] * jnp.ones(SHAPE)
+    outputs = (lambda x, level: jnp.full(x.shape, level.sigma), estimate_from_image)
+    return np.asarray(draw(name, *outputs, x, levels, KEY, **options))
+
+
 @pytest.mark.parametrize("steps", [3, 20])
-def test_selected_estimates_run_from_the_first_to_the_last(steps):
-    images = jnp.arange(steps)[:, None, None, None] * jnp.ones((steps, 2, 2, 1))
-    chosen = np.asarray(select_estimates(images, 9))[:, 0, 0, 0]
-    assert (len(chosen), chosen[0], chosen[-1]) == (9, 0, steps - 1)
-    assert np.all(np.diff(chosen) >= 0)
+def test_pictures_are_estimates_from_the_first_to_the_last(steps):
+    levels = KARRAS.levels(steps)
+    pictures = draw_sigmas("ddim", levels, clip=False, pictures=9)
+    assert pictures.shape == (9, *SHAPE)
+    sigmas = pictures[:, 0, 0, 0]
+    np.testing.assert_allclose(sigmas[[0, -1]], levels.sigma[[0, -2]], rtol=1e-6)
+    assert np.all(np.diff(sigmas) <= 0)
+    image = draw_sigmas("ddim", levels, clip=False, pictures=0)
+    np.testing.assert_array_equal(image, pictures[-1])
+    assert draw_sigmas("ddim", levels, clip=True, pictures=9).max() == 1
 
 
 def test_an_unknown_sampler_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"sampler\.name='euler': expected ddim or .* or heun"):
-        choose_sampler("euler")
+        draw_sigmas("euler", KARRAS.levels(4), clip=False, pictures=0)

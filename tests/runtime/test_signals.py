@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from bloodjax.runtime import signals
+from bloodjax.runtime import command
 
 
 class AtOnce(Exception):
@@ -19,16 +19,16 @@ def handlers():
     def act(number, _):
         raise AtOnce(number)
 
-    before = {number: signal.signal(number, act) for number in signals.SIGNALS}
+    before = {number: signal.signal(number, act) for number in command.SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("first", signals.SIGNALS)
-@pytest.mark.parametrize("second", signals.SIGNALS)
+@pytest.mark.parametrize("first", command.SIGNALS)
+@pytest.mark.parametrize("second", command.SIGNALS)
 def test_the_first_is_noted_and_the_second_acts_at_once(handlers, first, second, capsys):
-    with signals.defer_signals("step") as stop:
+    with command.defer_signals("step") as stop:
         assert stop.signal == 0
         os.kill(os.getpid(), first)
         assert stop.signal == first
@@ -37,17 +37,17 @@ def test_the_first_is_noted_and_the_second_acts_at_once(handlers, first, second,
             os.kill(os.getpid(), second)
 
 
-@pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.parametrize("number", command.SIGNALS)
 def test_afterwards_they_act_as_before(handlers, number):
-    with signals.defer_signals("step"):
+    with command.defer_signals("step"):
         pass
     with pytest.raises(AtOnce):
         os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.parametrize("number", command.SIGNALS)
 def test_outside_the_process_ends_with_the_code_of_the_signal(handlers, number, capsys):
-    signals.exit_on_signals()
+    command.exit_on_signals()
     with pytest.raises(SystemExit) as stop:
         os.kill(os.getpid(), number)
     assert stop.value.code == 128 + number

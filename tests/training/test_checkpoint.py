@@ -158,7 +158,7 @@ def test_where_all_are_damaged_each_is_named_and_none_is_touched(saved):
     before = contents(saved.folder)
     with pytest.raises(Damaged, match=r"/8 is damaged \(default/manifest.ocdbt\).*/4 is damaged"):
         saved.restore_newest(state())
-    with pytest.raises(Damaged, match=f"delete {saved.folder} to begin anew"):
+    with pytest.raises(Damaged, match=f"delete {saved.folder} to start again"):
         saved.restore_newest(state())
     assert contents(saved.folder) == before
 

@@ -3,7 +3,6 @@
 Source: MedMNIST v2 (Yang et al., Scientific Data 10, 2023, 41), CC BY 4.0.
 """
 
-import hashlib
 import os
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +14,8 @@ from bloodjax.data.dataset import SPLITS, Dataset, join
 from bloodjax.data.file_kinds import list_arrays
 from bloodjax.runtime import download, npz
 from bloodjax.runtime.download import Unavailable
-from bloodjax.runtime.progress import console
+from bloodjax.runtime.files import digest_file
+from bloodjax.runtime.progress import print_line
 
 URL = "https://zenodo.org/records/10519652/files/bloodmnist.npz?download=1"
 MD5 = "7053d0359d879ad8a5505303e11de1dc"
@@ -41,8 +41,7 @@ def load(path: str = "", split: str = "all") -> Dataset:
 
     Args:
         path: an .npz of any MedMNIST flag and size, read instead of all other places.
-        split: "all" (train, val, test in this order, as far as the file has them), "train", "val"
-            or "test".
+        split: see `data.load`; "all" are those that the file has.
 
     Returns:
         images uint8 [N, H, W, C] (grey: C = 1) and labels int32 [N], in the order of the file.
@@ -58,9 +57,8 @@ def load(path: str = "", split: str = "all") -> Dataset:
         _refuse(file, f"the splits {', '.join(parts)}, no {split}", f"{split}_images")
     count = 1 + max(int(labels.max()) for _, labels in parts.values())
     is_blood = "bloodmnist" in file.stem.lower() and count == len(CLASSES)
-    if is_blood and _md5(file) != MD5:
-        note = f"{file}: not the published checksum; used as it is"
-        console.print(note, markup=False, soft_wrap=True)
+    if is_blood and digest_file(file, "md5") != MD5:
+        print_line(f"{file}: not the published checksum; used as it is")
     wanted = [part for name, part in parts.items() if split in (name, "all")]
     classes = CLASSES if is_blood else [f"class {k}" for k in range(count)]
     return join(wanted, classes, "bloodmnist" if is_blood else file.stem)
@@ -83,16 +81,10 @@ def places(path: str = "") -> list[tuple[str, Path, bool]]:
 
 
 def _find(path: str) -> Path:
+    """Return the file to read; the published one is downloaded if missing or damaged."""
     for label, file, exists in places(path):
-        if label in ("data.path", "BLOODJAX_DATA"):
+        if label in ("data.path", "BLOODJAX_DATA") or (label == "medmnist" and exists):
             return file
-        if label == "medmnist" and exists:
-            return file
-    return _fetch()
-
-
-def _fetch() -> Path:
-    """Return the published file in bloodjax's cache; download it if missing or damaged."""
     try:
         return download.fetch((URL,), FILE, f"md5:{MD5}")
     except OSError as error:
@@ -159,8 +151,3 @@ def _labels(file: Path, split: str, x: np.ndarray) -> np.ndarray:
 
 def _refuse(file: Path, actual: str, expected: str) -> NoReturn:
     raise ValueError(f"{file}: {actual}; expected {expected}; {REMEDY}") from None
-
-
-def _md5(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest()

@@ -7,26 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from bloodjax.data.dataset import SPLITS, Dataset, join
-from bloodjax.data.image_files import (
-    SUFFIXES,
-    list_folder,
-    read_image,
-    report_notes,
-    report_unread,
-)
+from bloodjax.data.image_files import SUFFIXES, list_folder, read_image, report_notes, report_unread
 from bloodjax.runtime.progress import progress
 
 
 def load(path: str = "", split: str = "all") -> Dataset:
-    """Read the image files of a folder DIR into memory.
+    """Read the image files of a folder `path`, DIR, into memory.
 
     They lie in DIR/CLASS, or in DIR if there is one class, which then has DIR's name. If DIR holds
     folders train, val or test, these are the splits, each with that layout; else DIR as a whole is
     "all". Classes are sorted by name, images by class, then by file name.
-
-    Args:
-        path: DIR.
-        split: "all" (train, val, test in this order), "train", "val" or "test".
 
     Returns:
         images uint8 [N, H, W, C], C = 1 if all files of DIR are grey, else 3, and labels int32 [N];

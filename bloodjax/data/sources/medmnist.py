@@ -4,10 +4,7 @@ Source: MedMNIST+ (Yang et al., Scientific Data 10, 2023, 41); the package names
 """
 
 import textwrap
-from collections.abc import Sequence
 from typing import Any, NoReturn
-
-import numpy as np
 
 from bloodjax.data.dataset import SPLITS, Dataset, join
 from bloodjax.data.sources import bloodmnist
@@ -17,10 +14,8 @@ from bloodjax.runtime.download import Unavailable
 def load(path: str = "", split: str = "all") -> Dataset:
     """Read the package's own file; the package downloads it into ~/.medmnist first if needed.
 
-    Args:
-        path: FLAG or FLAG:SIZE, e.g. "pathmnist" or "bloodmnist:64"; SIZE defaults to 28. Empty:
-            "bloodmnist".
-        split: "all" (train, val, test in this order), "train", "val" or "test".
+    `path` is FLAG or FLAG:SIZE, e.g. "pathmnist" or "bloodmnist:64"; SIZE defaults to 28. Empty:
+    "bloodmnist".
 
     Returns:
         images uint8 [N, SIZE, SIZE, C] (grey: C = 1), labels int32 [N]; named FLAG or FLAG_SIZE
@@ -40,8 +35,12 @@ def load(path: str = "", split: str = "all") -> Dataset:
         )
     suffix = "" if size == "28" else f"_{size}"
     wanted = [name for name in SPLITS if split in (name, "all")]
+    parts = []
     try:
-        parts = _read(kinds[flag], int(size), wanted)
+        for name in wanted:
+            part = kinds[flag](name, size=int(size), download=not parts)  # compares the checksum
+            images = part.imgs if part.imgs.ndim == 4 else part.imgs[..., None]
+            parts.append((images, part.labels[:, 0]))
     except RuntimeError as error:
         _refuse(flag + suffix, info[flag][f"url{suffix}"], error)
     label = info[flag]["label"]
@@ -55,9 +54,8 @@ def _import_package() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
         # Late, as it imports torch; pyright would find this file under the name.
         from medmnist import INFO, dataset  # pyright: ignore
     except ImportError as error:
-        reason = str(error)
         raise Unavailable(
-            f"data.source=medmnist needs the medmnist package ({reason}): pip install -e "
+            f"data.source=medmnist needs the medmnist package ({error}): pip install -e "
             "'.[medmnist]'; or use data.source=bloodmnist with data.path=FILE, which reads any "
             "MedMNIST .npz without it"
         ) from None
@@ -66,16 +64,6 @@ def _import_package() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     one_label = [flag for flag, facts in INFO.items() if "multi-label" not in facts["task"]]
     kinds = {flag: kinds[flag] for flag in one_label if issubclass(kinds[flag], flat)}
     return INFO, kinds, [str(size) for size in flat.available_sizes]
-
-
-def _read(kind: Any, size: int, splits: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Read images and labels of each split by the package's class `kind`."""
-    parts = []
-    for split in splits:
-        part = kind(split, size=size, download=not parts)  # compares the checksum, too: once
-        images = part.imgs if part.imgs.ndim == 4 else part.imgs[..., None]
-        parts.append((images, part.labels[:, 0]))
-    return parts
 
 
 def _refuse(name: str, url: str, error: RuntimeError) -> NoReturn:

@@ -51,29 +51,23 @@ Values = float | np.ndarray
 
 
 def load(path: str = "", split: str = "all") -> Dataset:
-    """Synthetic cells in BloodMNIST's class counts: uint8 [N, 28, 28, 3], N = 17,092 for "all".
-
-    Args:
-        path: must be empty, as there is no file to name.
-        split: "all" (train, val, test in this order), "train", "val" or "test".
+    """Draw cells in BloodMNIST's class counts: uint8 [N, 28, 28, 3], N = 17,092 for "all".
 
     Raises:
-        ValueError: a path is given.
+        ValueError: a path is given; there is no file to name.
     """
     if path:
         raise ValueError(
             f"data.path={path!r} names a file, but source 'synthetic' reads none; "
             "leave data.path empty, or set data.source=bloodmnist"
         )
-    return join([_part(name) for name in SPLITS if split in (name, "all")], CLASSES, "synthetic")
-
-
-def _part(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of one split, the classes in a fixed random order."""
-    seed = SPLITS.index(name)
-    labels = np.repeat(np.arange(len(CLASSES), dtype=np.int32), COUNTS[name])
-    labels = labels[np.argsort(_uniform(seed + 100, len(labels)), kind="stable")]
-    return render(labels, seed), labels
+    parts = []
+    for seed, name in enumerate(SPLITS):
+        if split in (name, "all"):
+            labels = np.repeat(np.arange(len(CLASSES), dtype=np.int32), COUNTS[name])
+            order = np.argsort(_uniform(seed + 100, len(labels)), kind="stable")
+            parts.append((render(labels[order], seed), labels[order]))
+    return join(parts, CLASSES, "synthetic")
 
 
 def render(labels: np.ndarray, seed: int = 0, size: int = 28) -> np.ndarray:

@@ -94,13 +94,10 @@ def digest_tensors(state: Mapping[str, np.ndarray]) -> str:
 
 
 def fold(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Fold each batch normalisation into its convolution, which gets a bias.
+    """Fold each batch normalisation of `read` into its convolution, which gets a bias.
 
     y = gamma (Wx - mean) / sqrt(var + eps) + beta (Ioffe & Szegedy, 2015, section 3.1) is linear
     in x.
-
-    Args:
-        state: the result of `read`.
 
     Returns:
         float64: for each name N in CONVS N.kernel [kh, kw, in, out] and N.bias [out]; fc.kernel

@@ -1,6 +1,7 @@
 """InceptionV3 as a feature space, spread over the devices of this process."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,8 +53,6 @@ def make_extractor(
         weights=network.title,
         protocol=protocol,
         features=make_features(network.params, PROTOCOLS[protocol], dims, batch_size),
-        classify=None,
-        classes=(),
     )
 
 
@@ -75,20 +74,17 @@ def make_features(
 
     def features(images: np.ndarray) -> np.ndarray:
         images = as_uint8(images)
-        out = np.empty((len(images), dims), np.float32)
+        outputs: list[Any] = [np.empty((0, dims), np.float32)]
         # One size for every batch: one compilation. A few images do not pay for a full batch.
         batch = devices * min(largest, 1 << (-(-len(images) // devices) - 1).bit_length())
-        running: list[tuple[int, Array]] = []
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
             filler = np.zeros((batch - len(part), *part.shape[1:]), np.uint8)
             x = prepare(jax.device_put(np.concatenate([part, filler]), spread))
-            running.append((start, forward_all(on_device, x)))
-            if len(running) == 2:  # the next batch runs while this one is fetched
-                store(out, *running.pop(0))
-        for start, y in running:
-            store(out, start, y)
-        return out
+            y = forward_all(on_device, x)  # runs while the batch before is fetched
+            outputs[-1] = np.asarray(outputs[-1])
+            outputs.append(y)
+        return np.concatenate(outputs)[: len(images)]
 
     return features
 
@@ -112,9 +108,3 @@ def make_programs(
     return jax.jit(protocol), jax.jit(
         jax.shard_map(one_tap, mesh=mesh, in_specs=specs, out_specs=P("data"))
     )
-
-
-def store(out: np.ndarray, start: int, y: Array) -> None:
-    """Fetch a batch from the devices into its rows of `out`, without the filler."""
-    rows = out[start : start + len(y)]
-    rows[:] = np.asarray(y)[: len(rows)]

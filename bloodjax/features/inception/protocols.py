@@ -5,6 +5,7 @@ resizing here is separable and linear: two small matrices per image size, one fo
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -56,19 +57,6 @@ def resample(x: Array, matrix: Callable[[int], np.ndarray]) -> Array:
     return jnp.einsum("ih,nhwc,jw->nijc", rows, x, columns, precision=lax.Precision.HIGHEST)
 
 
-def half_pixel(size: int) -> np.ndarray:
-    """Return [299, size]: torch's bilinear, align_corners=False, no antialiasing when shrinking."""
-    return bilinear(size, 0.5)
-
-
-def asymmetric(size: int) -> np.ndarray:
-    """Return [299, size]: TensorFlow 1's bilinear, corner on corner.
-
-    Enlarged images move up and left by nearly half a pixel.
-    """
-    return bilinear(size, 0.0)
-
-
 def bilinear(size: int, centre: float) -> np.ndarray:
     """Return [299, size]: weights of the two nearest pixels; pixel i has its middle at i + centre.
 
@@ -78,6 +66,12 @@ def bilinear(size: int, centre: float) -> np.ndarray:
     ratio = float(np.float32(size / SIDE))
     place = ((np.arange(SIDE) + centre) * ratio - centre).astype(np.float32).clip(0, size - 1)
     return np.maximum(0, 1 - abs(place.astype(np.float64)[:, None] - np.arange(size)))
+
+
+# torch's bilinear, align_corners=False, no antialiasing when shrinking
+half_pixel = partial(bilinear, centre=0.5)
+# TensorFlow 1's, corner on corner: enlarged images move up and left by nearly half a pixel
+asymmetric = partial(bilinear, centre=0.0)
 
 
 def bicubic(size: int) -> np.ndarray:

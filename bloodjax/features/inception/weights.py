@@ -17,7 +17,8 @@ import pooch
 from bloodjax.features.inception.conversion import digest_tensors, fold, read
 from bloodjax.runtime import download, npz
 from bloodjax.runtime.download import Unavailable
-from bloodjax.runtime.progress import console
+from bloodjax.runtime.files import digest_file
+from bloodjax.runtime.progress import print_line
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 MIRRORED = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's name of the same file
@@ -124,11 +125,11 @@ def find(path: str) -> tuple[Path, str]:
                 raise FileNotFoundError(f"{file}: no such file; correct {label} or leave it out")
             if not exists:
                 raise ValueError(f"{file}: a folder; expected a .pth or .safetensors file")
-            return file, _digest_file(file)
+            return file, digest_file(file)
         if exists:
-            if (sha256 := _digest_file(file)) in PUBLISHED:
+            if (sha256 := digest_file(file)) in PUBLISHED:
                 return file, sha256
-            _print(f"{file}: damaged or not the published file (sha256 {sha256[:8]}), not used")
+            print_line(f"{file}: damaged or not the published file (sha256 {sha256[:8]}), not used")
     return _fetch(), PTH_SHA256
 
 
@@ -143,15 +144,6 @@ def _fetch() -> Path:
         f"ways out: (1) {INSTALL}; (2) download {URLS[0]} elsewhere, then set {VARIABLE}=FILE or "
         f"put it at {pooch.os_cache('bloodjax') / FILE}"
     )
-
-
-def _digest_file(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _print(message: str) -> None:
-    console.print(message, markup=False, soft_wrap=True)
 
 
 # ---- the cache of converted weights ------------------------------------------------------------
@@ -169,7 +161,7 @@ def _recall(file: Path, source: str) -> tuple[str, dict[str, np.ndarray]] | None
         reason = f"{file}: damaged (another checksum)"
     except (OSError, ValueError) as error:
         reason = f"{error}"
-    _print(f"{reason}; converted again")
+    print_line(f"{reason}; converted again")
     return None
 
 
@@ -179,7 +171,7 @@ def _keep(file: Path, source: str, sha256: str, params: Mapping[str, np.ndarray]
         file.parent.mkdir(parents=True, exist_ok=True)
         npz.write(file, {"tensors": sha256, "checksum": checksum, **params})
     except OSError as error:
-        _print(f"the converted weights cannot be kept ({error}): the next start converts again")
+        print_line(f"the converted weights cannot be kept ({error}): the next start converts again")
 
 
 def _checksum(source: str, sha256: str, params: Mapping[str, np.ndarray]) -> str:

@@ -32,8 +32,7 @@ def load(path: str = "", split: str = "all") -> Dataset:
             ~/tensorflow_datasets; or the folder of a prepared set, the one with dataset_info.json.
             Empty: "blood_mnist", prepared on first use from the file that `bloodmnist.load` finds;
             later uses ignore BLOODJAX_DATA.
-        split: "all" (train, val, test in this order, as far as the set has them) or one of these;
-            val is TFDS's "validation".
+        split: see `data.load`; "all" are those that the set has. val is TFDS's "validation".
 
     Returns:
         images uint8 [N, H, W, 1 or 3] and labels int32 [N], in the set's order; named NAME or
@@ -44,7 +43,14 @@ def load(path: str = "", split: str = "all") -> Dataset:
             two shapes or without a class, or damaged files; also the errors of `bloodmnist.load`.
         Unavailable: no TFDS, or no such set that can be read; names the remedies.
     """
-    tfds, path = _import_package(), path or "blood_mnist"
+    try:
+        import tensorflow_datasets as tfds  # pyright: ignore # optional
+    except ImportError as error:
+        raise Unavailable(
+            f"data.source=tfds needs TensorFlow Datasets ({error}): pip install -e '.[tfds]', "
+            "which brings no TensorFlow"
+        ) from None
+    path = path or "blood_mnist"
     builder = _make_builder(tfds, path)
     with name_value_errors(f"data.path={path!r}"):
         image, label, mode = _find_features(tfds, builder.info)
@@ -61,17 +67,6 @@ def load(path: str = "", split: str = "all") -> Dataset:
     name = builder.info.full_name.rpartition("/")[0]  # without the version
     title = "bloodmnist" if name == "blood_mnist" else name
     return join([pair], builder.info.features[label].names, title)
-
-
-def _import_package() -> Any:
-    try:
-        import tensorflow_datasets as tfds  # pyright: ignore # optional
-    except ImportError as error:
-        raise Unavailable(
-            f"data.source=tfds needs TensorFlow Datasets ({error}): pip install -e '.[tfds]', "
-            "which brings no TensorFlow"
-        ) from None
-    return tfds
 
 
 def _make_builder(tfds: Any, path: str) -> Any:
