@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,7 +13,7 @@ from bloodjax.methods import Method
 from bloodjax.runtime import processes
 from bloodjax.runtime.compilation import choose_engine, uncached
 from bloodjax.runtime.progress import console
-from bloodjax.sampling.draw import Labels, SampleConfig, make_sampler, select_seed
+from bloodjax.sampling.draw import Labels, SampleConfig, dispatch_size, make_sampler, select_seed
 from bloodjax.sampling.labels import no_labels
 from bloodjax.scoring.distances import Moments, frechet
 from bloodjax.scoring.embedding import embed, embed_dataset
@@ -40,7 +39,7 @@ def make_evaluator(
         method, sampler: the method to draw from, and the options of its `sample`.
         dataset: the real images.
         count: images per seed, and real images as far as there are enough.
-        config: of sampling; its count is not used.
+        config: of sampling; its count decides the size of a dispatch alone.
         labels: count -> the labels of the first samples.
         show: is called with each seed, the step, and the images, uint8 [count, H, W, C].
 
@@ -51,7 +50,7 @@ def make_evaluator(
     if not count:
         return None
     space, draw = features.make(CLASSIFIER), make_sampler(method, sampler, choose_engine())
-    size = config.chunk * jax.device_count()
+    size = dispatch_size(config)
     classes = labels(-(-count // size) * size)
 
     @functools.cache
