@@ -192,7 +192,7 @@ def raising_at(count, function):
 
 
 KILLS = {
-    "between checkpoints": (metrics, "write_lines", 8),
+    "between checkpoints": (metrics.Log, "record", 9),
     "after the evaluation": (Checkpoints, "save", 2),
     "between the lines of a step": (metrics.json, "dumps", 20),
     "while an event is written": (tensorboard, "append", 17),

@@ -102,20 +102,20 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def write_and_terminate(begin):
-    write = metrics.write_lines
+def record_and_terminate(begin):
+    record = metrics.Log.record
 
-    def acting(file, shape, first, *rest):
+    def acting(log, first, *rest):
         if first == begin:
             terminate()
-        return write(file, shape, first, *rest)
+        return record(log, first, *rest)
 
     return acting
 
 
 STOPS = {
-    "a signal in mid-epoch": (metrics, "write_lines", lambda: write_and_terminate(3), 5),
-    "a signal at a checkpoint": (metrics, "write_lines", lambda: write_and_terminate(4), 6),
+    "a signal in mid-epoch": (metrics.Log, "record", lambda: record_and_terminate(4), 5),
+    "a signal at a checkpoint": (metrics.Log, "record", lambda: record_and_terminate(5), 6),
     "a signal while it evaluates": (None, "", lambda: at(6, terminate, judge), 7),
     "a kill while it evaluates": (None, "", lambda: at(9, kill, judge), 6),
     "a kill after metrics": (Checkpoints, "save", lambda: at(9, kill, Checkpoints.save), 6),
@@ -145,7 +145,7 @@ def test_stopped_and_resumed_is_the_straight_run(stop, tmp_path, monkeypatch):
 
 
 def test_only_regular_checkpoints_are_evaluated(tmp_path, monkeypatch):
-    monkeypatch.setattr(metrics, "write_lines", write_and_terminate(3))
+    monkeypatch.setattr(metrics.Log, "record", record_and_terminate(4))
     with pytest.raises(SystemExit):
         run(tmp_path, evaluate=judge, **LONG | {"keep": 9})
     assert sorted(p.parent.name for p in tmp_path.glob("*/*/evaluation.json")) == ["3"]

@@ -217,15 +217,15 @@ def test_without_an_average_sampling_uses_the_parameters(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_in_mid_epoch_and_the_run_goes_on_bitwise(tmp_path, monkeypatch, number):
     straight = run(tmp_path / "straight", batch_size=8)
-    write = metrics.write_lines
+    record = metrics.Log.record
 
-    def write_and_kill(file, shape, begin, *rest):
-        if begin == 1:  # the second step of five
+    def record_and_kill(log, begin, *rest):
+        if begin == 2:  # the third step of five
             os.kill(os.getpid(), number)
-        return write(file, shape, begin, *rest)
+        return record(log, begin, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(metrics, "write_lines", write_and_kill)
+        patch.setattr(metrics.Log, "record", record_and_kill)
         with pytest.raises(SystemExit) as stop:
             run(tmp_path / "stopped", batch_size=8)
     assert stop.value.code == 128 + number
