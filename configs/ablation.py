@@ -1,6 +1,7 @@
 """The settings that the study does not state and that break a DDPM.
 
 python launch.py --config=configs/ablation.py        hours on two CPU cores
+    --config.order=t200_clip_ema_posterior,t200_free_ema_posterior      a part, in the same workdir
 
 Two trainings of the U-Net of the course that the study was made in, one with 1000 timesteps and one
 with 200, each sampled in eight ways, all scored with the right input range and with two wrong ones.

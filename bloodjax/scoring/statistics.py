@@ -20,13 +20,14 @@ from bloodjax.runtime import command
 from bloodjax.runtime.files import read_json
 from bloodjax.runtime.progress import console
 from bloodjax.scoring import inference, scores
-from bloodjax.scoring.metrics import METRICS, Metric
+from bloodjax.scoring.metrics import METRICS
 from bloodjax.scoring.tables import STUDY, title
 
 STUDY_SEEDS = 5
 ALIKE = ("dataset_digest", "extractor_sha256", "n_real", "n_fake")  # of scores that compare
-DISTANCE = Metric("value", "distance", lambda pair: pair.frechet, better="lower", digits="")
-MEASURES = {m.key: m for m in (DISTANCE, *METRICS) if m.averaged}
+NEEDED = {"seed", "name", "protocol", "value", "draws", *ALIKE}  # keys of a score
+DISTANCE = "value"  # the key of the Fréchet distance
+BETTER = {DISTANCE: "lower"} | {m.key: m.better for m in METRICS if m.averaged}
 Row = dict[str, Any]
 
 
@@ -37,7 +38,7 @@ class Sample(NamedTuple):
         run: the name of the run's folder.
         method: the name of the run's method.
         space: the name of the distance, such as "FID".
-        measure: a key of `MEASURES`.
+        measure: a key of `BETTER`.
         values: float64 [seeds].
         draws: sample σ over draws of real images; None for measures other than the distance.
         basis: the values of `ALIKE`; samples compare only if they agree.
@@ -89,22 +90,30 @@ def read_study(folder: Path) -> list[Sample]:
     """
     samples: list[Sample] = []
     for run in sorted(file.parent for file in folder.glob("*/config.json")):
-        file, groups = run / scores.NAME, defaultdict(list)
-        for score in read_json(file)["scores"] if file.exists() else []:
-            groups[scores.score_key(score)].append(score)
-        seeds = max(map(len, groups.values()), default=0)
-        if seeds < 2:
-            reason = "1 seed, expected at least 2" if seeds else "no scores yet, run --mode=score"
+        file = run / scores.NAME
+        every = read_json(file)["scores"] if file.exists() else []
+        if reason := find_fault(every):
             print_line(f"{run} is left out: {reason}")
             continue
         method = read_json(run / "config.json")["config"]["method"]["name"]
-        samples += [x for group in groups.values() for x in read_run(run, method, group)]
+        for key in dict.fromkeys(map(scores.score_key, every)):
+            group = [score for score in every if scores.score_key(score) == key]
+            samples += read_run(run, method, group)
     if not samples:
         raise ValueError(
             f"{folder}: no run with scores of 2 seeds or more; expected the folder of a study, "
             "such as runs/paper"
         )
     return samples
+
+
+def find_fault(every: Sequence[scores.Score]) -> str:
+    """Return why a run's scores cannot be used, or ""."""
+    if not every:
+        return "no scores yet, run --mode=score"
+    if not all(score.keys() >= NEEDED for score in every):
+        return "an older version scored it, run --mode=score"
+    return "" if len({score["seed"] for score in every}) > 1 else "1 seed, expected at least 2"
 
 
 def read_run(run: Path, method: str, group: Sequence[scores.Score]) -> list[Sample]:
@@ -114,8 +123,8 @@ def read_run(run: Path, method: str, group: Sequence[scores.Score]) -> list[Samp
         raise ValueError(f"{run}: seeds differ in {' or '.join(ALIKE)}: score again, --mode=score")
     space, n = title(*scores.score_key(group[0])), group[0]["draws"]["n"]
     variance = np.mean([score["draws"]["std"] ** 2 for score in group]) * n / max(n - 1, 1)
-    draws = {DISTANCE.key: float(np.sqrt(variance))} if n > 1 else {}
-    columns = {key: [score.get(key) for score in group] for key in MEASURES}
+    draws = {DISTANCE: float(np.sqrt(variance))} if n > 1 else {}
+    columns = {key: [score.get(key) for score in group] for key in BETTER}
     return [
         Sample(run.name, method, space, key, np.array(values, float), draws.get(key), basis)
         for key, values in columns.items()
@@ -129,7 +138,7 @@ def keep_comparable(samples: Sequence[Sample]) -> list[Sample]:
     for space in {x.space for x in samples}:
         common[space] = Counter(x.basis for x in samples if x.space == space).most_common(1)[0][0]
     for x in samples:
-        if x.basis != common[x.space] and x.measure == DISTANCE.key:
+        if x.basis != common[x.space] and x.measure == DISTANCE:
             pairs = zip(ALIKE, x.basis, common[x.space], strict=True)
             unlike = ", ".join(f"{key} is {a}, elsewhere {b}" for key, a, b in pairs if a != b)
             print_line(f"{x.run} is not compared with other runs by {x.space}: {unlike}")
@@ -148,7 +157,7 @@ def analyze(samples: Sequence[Sample]) -> dict[str, list[Row]]:
     """Return spreads, comparisons, rankings and the study's σ; each a list of rows."""
     alike = keep_comparable(samples)
     pairs = [(a, b) for a, b in combinations(alike, 2) if a[2:4] == b[2:4]]
-    distances = [x for x in samples if x.measure == DISTANCE.key]
+    distances = [x for x in samples if x.measure == DISTANCE]
     return {
         "spreads": [describe_spread(x) for x in samples],
         "comparisons": [compare(a, b) for a, b in pairs],
@@ -180,7 +189,7 @@ def compare_rankings(samples: Sequence[Sample]) -> list[Row]:
     """Return Kendall's τ-b (1945) between the orders of the runs by each two measures."""
     means: dict[str, dict[str, float]] = defaultdict(dict)
     for x in samples:
-        if better := MEASURES[x.measure].better:
+        if better := BETTER[x.measure]:
             means[f"{x.space} {x.measure}"][x.run] = x.mean if better == "lower" else -x.mean
     rows = []
     for first, second in combinations(means, 2):
@@ -211,9 +220,9 @@ def print_tables(result: Mapping[str, Sequence[Row]]) -> None:
     for space in dict.fromkeys(row["space"] for row in result["spreads"]):
         rows = [row for row in result["spreads"] if row["space"] == space]
         print_table(f"{space}: spread over seeds", rows)
-    pairs = [row for row in result["comparisons"] if row["measure"] == DISTANCE.key]
+    pairs = [row for row in result["comparisons"] if row["measure"] == DISTANCE]
     print_table("Runs that differ, and the seeds that show it", pairs)
-    orders = [row for row in result["rankings"] if row["first"].endswith(DISTANCE.key)]
+    orders = [row for row in result["rankings"] if row["first"].endswith(DISTANCE)]
     print_table("Orders of the runs by two measures", orders)
     print_table("The study's σ beside the σ of seeds, as shares of the means", result["study"])
 

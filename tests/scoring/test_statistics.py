@@ -148,6 +148,9 @@ def test_runs_that_cannot_be_used_take_one_line_each(tmp_path, run):
     put(tmp_path, "gan", GAN)
     put(tmp_path, "gan_few", GAN, n_fake=250)
     put(tmp_path, "edm", [4.0])
+    put(tmp_path, "old", VAE)
+    file = tmp_path / "old" / "scores.json"
+    file.write_text(file.read_text().replace("extractor_sha256", "sha256"))
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / "config.json").write_text("{}")
     out, err = run(tmp_path, "--json")
@@ -157,6 +160,7 @@ def test_runs_that_cannot_be_used_take_one_line_each(tmp_path, run):
     assert err.splitlines() == [
         f"{tmp_path / 'edm'} is left out: 1 seed, expected at least 2",
         f"{tmp_path / 'later'} is left out: no scores yet, run --mode=score",
+        f"{tmp_path / 'old'} is left out: an older version scored it, run --mode=score",
         "gan_few is not compared with other runs by FID: n_fake is 250, elsewhere 5000",
     ]
 
