@@ -26,16 +26,23 @@ from bloodjax.report.study import write_study_report
 from bloodjax.report.tensorboard import Board, LogConfig
 from bloodjax.runtime import command, compilation, devices, files, processes
 from bloodjax.runtime.progress import console, print_line
-from bloodjax.sampling.draw import SampleConfig, check_sampler, made_with, write_samples
+from bloodjax.sampling.draw import (
+    SampleConfig,
+    check_sampler,
+    made_with,
+    select_seed,
+    write_samples,
+)
 from bloodjax.sampling.export import export_run
 from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.sampling.samples import check_same_samples, read_samples
+from bloodjax.scoring.audit import check_audit, write_audit
 from bloodjax.scoring.evaluate import make_evaluator
 from bloodjax.scoring.score import ScoreConfig, keep_available, write_scores
 from bloodjax.training.loop import TrainConfig, restore, train
 from bloodjax.training.step import OptimizerConfig, make_optimizer
 
-MODES = ("run", "train", "sample", "score", "report", "benchmark", "doctor")
+MODES = ("run", "train", "sample", "score", "report", "audit", "benchmark", "doctor")
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "what to do, such as configs/ddpm.py or configs/ddpm.py:quick"
 )
@@ -105,6 +112,8 @@ def main(argv: list[str]) -> None:
     devices.require_devices()
 
     # Data, methods and weights, before any work
+    if mode == "audit":
+        check_audit(config["data"]["split"])
     dataset = processes.main_first(lambda: data.load(**config["data"]))
     processes.require_equal("data set or mode", [dataset.digest, mode])
     same = {key: value for key, value in config.items() if key != "data"}  # paths may differ
@@ -195,11 +204,16 @@ def run_stages(
             if board:
                 board.show_samples(read_samples(folder, dataset))
 
-        if mode in ("run", "score"):
+        if mode in ("run", "score", "audit"):
             choice = run.sample.labels if method.classes else ""
             check_same_samples(folder, made_with(run.sample, choice, run.sampler))
+        if mode in ("run", "score"):
             write_scores(folder, dataset, run.score)
-        if mode == "run" and processes.is_main():
+        if mode == "audit":
+            state = restore(method, tx, source, seeds=run.seeds, checkpoint=run.sample.checkpoint)
+            model, test = select_seed(state, 0, run.sample.weights), run.data | {"split": "test"}
+            write_audit(folder, method, model[:2], dataset, data.load(**test))
+        if mode in ("run", "audit") and processes.is_main():
             write_report(folder, dataset)
 
 

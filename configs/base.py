@@ -81,6 +81,8 @@ def base(name: str) -> ConfigDict:
                 # download. medmnist reads FLAG[:SIZE], tfds NAME[:VERSION] or the folder of a
                 # prepared data set, folder a folder with one image folder per class.
                 "path": "",
+                # all, as in the paper; or train, which leaves test images for --mode=audit.
+                "split": "all",
             },
             "method": {},
             "optimizer": OPTIMIZER,

@@ -143,6 +143,7 @@ def test_what_a_run_takes_may_change_and_what_it_is_may_not(tmp_path):
         (["--mode=trian"], "should be one of"),
         (["--config.data.source=bloodmnst"], "did you mean 'bloodmnist'"),
         (["--config.score.features=('blodnet',)"], "expected one of bloodnet"),
+        (["--mode=audit"], "train another run with --config.data.split=train"),
         (["--config.train.epochs=0"], "train.epochs=0: expected an integer, at least 1"),
         (["--config=configs/vea.py:quick"], "there is no file 'configs/vea.py' here"),
         (["--config.trian.epochs=2"], 'Did you mean "train"'),

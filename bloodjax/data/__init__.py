@@ -34,7 +34,7 @@ def load(source: str = "bloodmnist", path: str = "", split: str = "all") -> Data
             or the source needs a package that is not installed.
     """
     _check_choice("data.source", source, (*names(), "auto"))
-    _check_choice("split", split, (*SPLITS, "all"))
+    _check_choice("data.split", split, (*SPLITS, "all"))
     if source != "auto":
         return importlib.import_module(f"{sources.__name__}.{source}").load(path, split)
     try:

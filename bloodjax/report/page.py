@@ -57,21 +57,21 @@ def run_page(
     heading: str,
     info: Mapping[str, Any],
     scores: Scores | None,
-    classes: str,
+    sections: str,
     tables: Mapping[str, Table],
     pictures: Mapping[str, bytes],
 ) -> str:
     """Return the HTML of a run's page.
 
-    `info` is the contents of config.json, or {}; `classes` the HTML of the sections by class, see
-    `report.classes`. `tables` are note -> table, `pictures` name -> PNG.
+    `info` is the contents of config.json, or {}; `sections` the HTML of further sections, see
+    `report.classes` and `report.audit`. `tables` are note -> table, `pictures` name -> PNG.
     """
     body = []
     if scores:
         body += [headline(summary, scores) for summary in scores["summary"]]
     else:
         body.append(paragraph(NOT_SCORED))
-    body.append(classes)
+    body.append(sections)
     for name, png in pictures.items():
         section, caption = SECTIONS.get(name, (name, ""))
         body.append(f"<h2>{escape(section)}</h2>{picture(heading, caption, png)}")

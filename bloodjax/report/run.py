@@ -6,6 +6,7 @@ from typing import Any
 
 from bloodjax.data import Dataset
 from bloodjax.report import figures
+from bloodjax.report.audit import audit_section
 from bloodjax.report.classes import class_grid, class_shares
 from bloodjax.report.page import Table, markdown_table, run_page, write_files
 from bloodjax.report.texts import (
@@ -18,6 +19,7 @@ from bloodjax.report.texts import (
 )
 from bloodjax.runtime.files import read_json
 from bloodjax.sampling.samples import read_samples
+from bloodjax.scoring.audit import read_audit
 from bloodjax.scoring.scores import PairScore, Score, Scores, read_scores, score_key
 from bloodjax.scoring.tables import (
     format_mean_std,
@@ -60,8 +62,9 @@ def write_report(workdir: Path, dataset: Dataset) -> Path:
     text = f"# {heading}\n\n" + "\n".join(
         f"{markdown_table(table)}\n{note}\n" for note, table in tables.items()
     )
-    classes = class_grid(samples, dataset.classes) + (class_shares(scores) if scores else "")
-    html = run_page(heading, info, scores, classes, tables, pictures)
+    sections = class_grid(samples, dataset.classes) + (class_shares(scores) if scores else "")
+    sections += audit_section(read_audit(workdir, samples))
+    html = run_page(heading, info, scores, sections, tables, pictures)
     return write_files(
         workdir / "report", pictures, text if scores else f"{text}{NOT_SCORED}\n", html
     )

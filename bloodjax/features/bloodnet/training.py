@@ -30,6 +30,8 @@ from bloodjax.features.bloodnet.extractor import (
 from bloodjax.runtime import command, npz
 from bloodjax.runtime.progress import console, progress
 
+BATCH = 128  # images per step
+
 
 def augment(key: Array, images: Array, reach: int = 3) -> Array:
     """Flip, turn by quarters, shift by up to `reach` pixels, tint; uint8 -> [-1, 1]."""
@@ -69,18 +71,26 @@ def train_step(
     return {"params": params, "stats": stats, "opt": opt, "ema": ema}, value
 
 
-def train(path: str, seed: int, epochs: int, batch: int = 128) -> Params:
-    """Train BloodNet: a function of the seed.
+def train(
+    cells: data.Dataset, seed: int, steps: int, held_out: data.Dataset | None = None
+) -> Params:
+    """Train BloodNet on batches of 128: a function of the images and the seed.
+
+    Args:
+        cells: images uint8 [N, 28, 28, 3] of BloodMNIST's classes.
+        seed: of the weights, the order and the augmentation.
+        steps: of AdamW.
+        held_out: the images whose accuracy the progress bar shows after each epoch.
 
     Returns:
         Folded parameters, averaged over the last few hundred steps.
+
+    Raises:
+        ValueError: images of another shape or of other classes.
     """
-    cells, held_out = (data.load("bloodmnist", path, split) for split in ("train", "val"))
-    if (cells.images.shape[1:], cells.classes) != ((SIDE, SIDE, 3), CLASSES):
-        raise ValueError(f"data={path!r}: images {cells.images.shape}, expected BloodMNIST's 28x28")
-    per_epoch = len(cells.images) // batch
-    total = epochs * per_epoch
-    rate = optax.cosine_onecycle_schedule(total, 4e-3, pct_start=0.2)
+    check_cells(cells)
+    per_epoch = max(1, len(cells.images) // BATCH)
+    rate = optax.cosine_onecycle_schedule(steps, 4e-3, pct_start=0.2)
     kernels = partial(jax.tree.map, lambda a: a.ndim > 1)
     tx = optax.adamw(rate, weight_decay=0.05, mask=kernels)
     key = random.key(seed)
@@ -89,19 +99,26 @@ def train(path: str, seed: int, epochs: int, batch: int = 128) -> Params:
     ema = jax.tree.map(jnp.copy, (params, stats))
     state = {"params": params, "stats": stats, "opt": tx.init(params), "ema": ema}
     note, loss, order = "", 0.0, np.arange(0)
-    with progress("bloodnet", total) as advance:
-        for step in range(total):
+    with progress("bloodnet", steps) as advance:
+        for step in range(steps):
             epoch, i = divmod(step, per_epoch)
             if i == 0:
                 order = np.random.default_rng((seed, epoch)).permutation(len(cells.images))
-            rows = order[i * batch : (i + 1) * batch]
+            rows = order[i * BATCH : (i + 1) * BATCH]
             previous, rows_batch = loss, (cells.images[rows], cells.labels[rows])
             state, loss = train_step(tx, state, jnp.uint32(step), key, rows_batch)
-            if i == per_epoch - 1:
+            if held_out and i == per_epoch - 1:
                 counts = confusion(fold(*state["ema"]), held_out)
                 note = f"val {counts.trace() / counts.sum():.2%}"
             advance(note=f"loss {float(previous):.3f} {note}")
     return fold(*state["ema"])
+
+
+def check_cells(cells: data.Dataset) -> None:
+    """Refuse images of another shape than BloodMNIST's 28x28, or of other classes: ValueError."""
+    if (cells.images.shape[1:], cells.classes) != ((SIDE, SIDE, 3), CLASSES):
+        shape = cells.images.shape
+        raise ValueError(f"{cells.name}: images {shape}, expected 28x28 images of BloodMNIST")
 
 
 def confusion(params: Params, cells: data.Dataset) -> np.ndarray:
@@ -127,7 +144,9 @@ def run(args: argparse.Namespace) -> None:
     """Do the work of `main`."""
     command.check_output(args.out, overwrite=args.out == WEIGHTS)
     begin = time.monotonic()
-    params = flatten_dict(jax.device_get(train(args.data, args.seed, args.epochs)), sep="/")
+    cells, held_out = (data.load("bloodmnist", args.data, split) for split in ("train", "val"))
+    steps = args.epochs * (len(cells.images) // BATCH)
+    params = flatten_dict(jax.device_get(train(cells, args.seed, steps, held_out)), sep="/")
     npz.write(args.out, {k: v.astype(np.float16) for k, v in sorted(params.items())})
     raw, params = read(args.out)  # the shipped file is the one that is measured
     console.print(f"{args.out}: {len(raw)} bytes in {time.monotonic() - begin:.0f} s, sha256")
