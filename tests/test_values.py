@@ -78,7 +78,7 @@ ALLOWED = {  # written by hand, from configs/ and the papers, beside the annotat
     "sample.model": text,
     "sample.checkpoint": of("newest"),  # "best" needs an evaluation, see below
     "sample.weights": of("ema", "raw"),
-    "sample.chunk": whole(1),
+    "sample.chunk": whole(0),
     "sample.export": each(of("png", "grid")),
     "score.features": each(text),
     "score.count": whole(2),
@@ -101,6 +101,11 @@ ALLOWED = {  # written by hand, from configs/ and the papers, beside the annotat
     "sampler.eta": real(0, 1),
     "sampler.clip": of(True, False),
     "sampler.variance": of("posterior", "beta"),
+    "method.conditional": of(True, False),
+    "method.label_drop": real(0, 1),
+    "sampler.guidance": real(1, 1),  # of a method without classes
+    "sampler.guidance_low": real(0),
+    "sampler.guidance_high": real(0, open_low=True),
     "bench.torch_python": of(""),
     "bench.batches": each(whole(1), 1),
     "bench.repeats": whole(5),

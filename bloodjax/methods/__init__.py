@@ -95,6 +95,8 @@ def make(
     """
     if name not in names():
         raise ValueError(f"method.name={name!r}: expected one of {', '.join(names())}")
+    if not isinstance(conditional, bool):
+        raise ValueError(f"method.conditional={conditional!r}: expected True or False")
     method = importlib.import_module(f"{__name__}.{name}").Method
     if conditional:
         if classes < 1 or "classes" not in {field.name for field in dataclasses.fields(method)}:
