@@ -26,6 +26,7 @@ from scipy.stats import kstest
 from bloodjax.diffusion import samplers
 from bloodjax.diffusion.process import LinearBeta
 from bloodjax.methods.ddpm import DDPM
+from bloodjax.sampling.draw import check_sampler
 
 
 def a_ddpm(shape=(2, 2, 1), process=PAPER, **changes):
@@ -147,7 +148,7 @@ def test_the_name_chooses_the_sampler(monkeypatch):
 def test_options_of_the_sampler_that_are_out_of_range_are_refused(name, value, expected):
     options = {"steps": 10, "eta": 1.0, "clip": True, "variance": "beta"} | {name: value}
     with pytest.raises(ValueError, match=rf"sampler\.{name}={value!r}: expected .*{expected}"):
-        a_ddpm().sample({}, {}, KEY, **options)
+        check_sampler(a_ddpm(), options)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from jax import random
 from scipy.stats import kstest
 
 from bloodjax.methods.edm import EDM
+from bloodjax.sampling.draw import check_sampler
 
 SHAPE = 8, 8, 1
 
@@ -197,6 +198,5 @@ def test_the_levels_are_those_of_the_options(monkeypatch):
     ],
 )
 def test_options_of_the_sampler_that_are_out_of_range_are_refused(options, words):
-    method = an_edm()
     with pytest.raises(ValueError, match=words):
-        method.trace(*random_state(method), KEY, **{"steps": 5} | options)
+        check_sampler(an_edm(), {"steps": 5} | options)
