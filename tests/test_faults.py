@@ -348,6 +348,7 @@ def assert_one_line(done, *words):
         assert word in line
 
 
+@pytest.mark.slow
 def test_the_program_meets_a_full_disk_and_goes_on_without_it(launch, tmp_path):
     options = ["--config.train.epochs=2", "--config.deterministic=True"]
     options += ["--config.sample.count=2000", "--config.sample.chunk=1000"]  # 768 KB a chunk

@@ -233,6 +233,7 @@ def test_the_commands(tmp_path, capsys):
         assert "expected" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_draws_a_class(tmp_path, capsys):
     run(tmp_path / "run", "edm")
     own = ["--model", str(tmp_path / "run"), "--count=3", "--seed=3", "--guidance=2", "--steps=4"]

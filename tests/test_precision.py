@@ -231,6 +231,7 @@ def losses(method, rate, images):
     return np.mean(seen[-20:], axis=0)
 
 
+@pytest.mark.slow
 @every_method
 def test_loss_in_bfloat16_is_that_of_float32_within_2_percent(prepare, name, small_cells):
     # σ = (2π)^-½ is where the Gaussian's constant, the same in both, is 0 and hides nothing.

@@ -78,6 +78,7 @@ def tree(stored, path):
 # ---- what JAX writes -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_case
 def test_file_holds_a_step_from_a_state_in_which_nothing_is_idle(written, name, shape):
     stored = read(written(name, shape))

@@ -430,6 +430,7 @@ def test_damaged_sets_are_refused(few):
 # ---- the whole way
 
 
+@pytest.mark.slow
 def test_grey_images_are_trained_sampled_and_scored(home, file):
     few = data.load("synthetic", split="val")
     grey = few.images.mean(3).round().astype(np.uint8)

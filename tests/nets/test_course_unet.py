@@ -201,6 +201,7 @@ def make(shape=(12, 12, 3), **changes):
     return methods.make("ddpm", shape=shape, **OPTIONS | changes)
 
 
+@pytest.mark.slow
 def test_it_trains_and_samples():
     method = make()
     params, stats = jit(method.init)(jax.random.key(0))

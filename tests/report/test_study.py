@@ -230,6 +230,7 @@ def whole_study(launch):
     return folder
 
 
+@pytest.mark.slow
 def test_one_command_makes_the_whole_study_and_goes_on_with_it(launch, whole_study):
     folder = whole_study
     result = table(folder, "Table 1")
@@ -254,6 +255,7 @@ def test_one_command_makes_the_whole_study_and_goes_on_with_it(launch, whole_stu
     assert table(folder, "Table 1") == result
 
 
+@pytest.mark.slow
 def test_the_report_is_made_from_files_alone(launch, whole_study):
     folder = whole_study
     before = (folder / "report" / "table.md").read_text()
@@ -266,6 +268,7 @@ def test_the_report_is_made_from_files_alone(launch, whole_study):
     assert (folder / "report" / "table.md").read_text() == before
 
 
+@pytest.mark.slow
 def test_some_of_its_runs_are_named_by_a_flag(launch, whole_study):
     for order in ("gan,vae", "gan"):
         done, folder = launch("--mode=report", f"--config.order={order}")
@@ -275,6 +278,7 @@ def test_some_of_its_runs_are_named_by_a_flag(launch, whole_study):
     assert done.returncode == 1 and "order=gan,vea: 'vea' is none of its runs: " in done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_that_was_trained_otherwise_is_refused(launch, whole_study):
     done, _ = launch("--config.runs.ddpm_few.train.epochs=2", "--mode=sample")
     assert done.returncode == 1

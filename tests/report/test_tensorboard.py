@@ -305,6 +305,7 @@ def test_a_full_disk_is_named_and_costs_nothing(tmp_path):
 # ---- the whole program ----
 
 
+@pytest.mark.slow
 @written
 def test_the_program_killed_and_started_again_shows_all_of_it(noise, tmp_path):
     flags = ["--config=configs/vae.py:quick", f"--workdir={tmp_path / 'run'}"]

@@ -173,6 +173,7 @@ def check_alike(one, two, seeds, steps):
     assert kept[0] == kept[1]
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one(alone, pair, tmp_path):
     """A DCGAN of one seed: every batch, with its BatchNorm, is spread over both processes."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -188,6 +189,7 @@ def test_two_processes_are_as_one(alone, pair, tmp_path):
     assert [p.parent.name for p in two.glob("*/*/*tfevents*")] == ["seed3"] * len(board)
 
 
+@pytest.mark.slow
 def test_stopped_or_killed_it_goes_on_where_it_was(alone, slurm, tmp_path):
     """Three seeds of the VAE, each process with its own ones, found as under SLURM."""
     one, two, seeds = tmp_path / "one", tmp_path / "two", [4, 2, 9]

@@ -29,6 +29,7 @@ def test_an_image_does_not_depend_on_chunk_or_count(name, tmp_path):
     assert len({image.tobytes() for image in whole["images"].reshape(22, -1)}) == 22
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", methods.names())
 def test_an_image_does_not_depend_on_the_number_of_devices(name, tmp_path):
     one = draw(tmp_path / "one", name)["images"]

@@ -24,6 +24,7 @@ SEEDS = (0, 5)
 ADAM = steps.make_optimizer(steps.OptimizerConfig())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "weights"), [*((name, "ema") for name in methods.names()), ("vae", "raw")]
 )

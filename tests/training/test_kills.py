@@ -126,6 +126,7 @@ def assert_same(folder, straight, epochs):
     assert not list(folder.glob(".*.part")) and not list(folder.glob(".samples-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stage"), [("gan", "step"), ("vae", "checkpoint"), ("ddpm", "sample")]
 )

@@ -93,6 +93,7 @@ def fifty_steps(name, strategy, seeds):
     return program.fetch(state), {k: np.concatenate([c[k] for c in chunks], 1) for k in losses}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", strategies.STRATEGIES[:4])
 @pytest.mark.parametrize("name", methods.names())
 def test_a_seed_of_a_sweep_is_the_lone_run(name, strategy):
@@ -176,6 +177,7 @@ def test_seeds_go_first_and_what_is_left_divides_the_batch(seeds, batch, devices
     assert strategies.mesh_shape(seeds, batch, devices) == expected
 
 
+@pytest.mark.slow
 def test_eight_devices_give_what_one_gives():
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
