@@ -111,8 +111,9 @@ class UNet(nn.Module):
         time = dense()(nn.silu(time))
         if self.classes:
             label = jnp.full(len(x), self.classes) if label is None else label
-            embedding = nn.Embed(self.classes + 1, 4 * self.widths[0], dtype=self.dtype)
-            time += embedding(label)
+            rows = nn.Embed(self.classes + 1, 4 * self.widths[0]).embedding.astype(self.dtype)
+            # A product: the gradient of a lookup would collect the batch on every device.
+            time += nn.one_hot(label, len(rows), dtype=self.dtype) @ rows
         time = nn.silu(time)
 
         # Down
