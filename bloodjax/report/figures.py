@@ -7,6 +7,7 @@ from textwrap import shorten
 from typing import Any
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -101,13 +102,21 @@ def draw_closest(heading: str, samples: Samples, dataset: Dataset, scores: Score
     return mosaic(heading, blocks, len(blocks[0][1]) // 2, 1) if blocks else None
 
 
+def class_caption(name: str, number: int) -> str:
+    """Return the name of a class, or its number if the font lacks letters of the name."""
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    if all(font.get_char_index(ord(letter)) for letter in name):
+        return shorten(name, 36, placeholder=" …")
+    return f"class {number}"
+
+
 def draw_classes(heading: str, dataset: Dataset, count: int = 6) -> bytes:
     """Draw examples of each class of the real data."""
     blocks = []
     for k, name in enumerate(dataset.classes):
         members = np.random.default_rng(k).permutation(np.flatnonzero(dataset.labels == k))
         if len(members):
-            caption = f"{shorten(name, 36, placeholder=' …')} ({len(members):,})"
+            caption = f"{class_caption(name, k)} ({len(members):,})"
             blocks.append((caption, dataset.images[members[:count]]))
     return mosaic(heading, blocks, count, 2)
 

@@ -23,7 +23,11 @@ SECTIONS = {  # picture -> heading and caption
     ),
     "interpolation": ("Between samples", "Each row walks through latent space between samples."),
     "curves": ("Training", "Each loss over the training steps: raw values pale, smoothed dark."),
-    "classes": ("The data", "Real images of each class; the number of images is in brackets."),
+    "classes": (
+        "The data",
+        "Real images of each class; the number of images is in brackets. A class whose name has "
+        "letters that the picture's font lacks stands there by its number, from 0.",
+    ),
 }
 RAW_RANGE = (
     "Here the network got images in a range that it does not expect: all images with raw-range, "

@@ -352,3 +352,11 @@ def test_the_smooth_line_is_the_mean_of_its_neighbours():
     np.testing.assert_allclose(raw, values)
     np.testing.assert_allclose(smooth[40], values[39:42].mean())
     np.testing.assert_allclose(smooth[[0, -1]], [values[:2].mean(), values[-2:].mean()])
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"),
+    [("Lymphozyt größer", "Lymphozyt größer"), ("淋巴细胞", "class 4"), ("лимфоцит", "лимфоцит")],
+)
+def test_a_class_in_letters_that_the_font_lacks_is_numbered(name, caption):
+    assert figures.class_caption(name, 4) == caption
