@@ -6,17 +6,14 @@ python launch.py --config=configs/ddpm.py
 import os
 import re
 import sys
-import traceback
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from absl import app, flags, logging
-from jax.errors import JaxRuntimeError
 from ml_collections import config_flags
 
-import bloodjax
 from bloodjax import data, doctor, methods, options, workdir
 from bloodjax.data import Dataset
 from bloodjax.methods import Method
@@ -24,8 +21,8 @@ from bloodjax.options import Seed
 from bloodjax.report.run import write_report
 from bloodjax.report.study import write_study_report
 from bloodjax.report.tensorboard import Board, LogConfig
-from bloodjax.runtime import command, compilation, devices, files, processes
-from bloodjax.runtime.progress import console, print_line
+from bloodjax.runtime import command, compilation, devices, processes
+from bloodjax.runtime.progress import console
 from bloodjax.sampling.draw import (
     SampleConfig,
     check_sampler,
@@ -241,30 +238,8 @@ def benchmark(config: dict[str, Any], folder: Path) -> None:
 
 
 def cli(argv: list[str]) -> int | str | None:
-    """Run `main`; print an error that the user can correct in one line. A traceback means a bug.
-
-    Returns:
-        The exit code. An exception would keep the arrays of its frames, and JAX may crash when
-        arrays outlive it.
-    """
-    command.exit_on_signals()
-    try:
-        main(argv)
-    except SystemExit as stop:
-        return stop.code
-    except (ValueError, OSError, FloatingPointError) as error:
-        source = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        ours = Path(bloodjax.__file__).parent in source.parents or source == Path(__file__)
-        if not ours and not isinstance(error, OSError):
-            raise
-        text = files.explain_os_error(error) if isinstance(error, OSError) else error
-        processes.kill_process(1, f"error: {text}")
-        print_line(f"error: {text}")
-        return 1
-    except JaxRuntimeError as error:
-        message = f"error: {error}; if another process has ended, start all of them again"
-        processes.kill_process(1, message)
-        raise
+    """Run `main` in the frame of a command; return the exit code."""
+    return command.run_resumable(main, argv)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from bloodjax import methods
 from bloodjax.bench import inception_weights
 from bloodjax.bench.timing import Contestant
 from bloodjax.bench.worker import Job
+from bloodjax.sampling.draw import CPU_CHUNK
 from bloodjax.training.step import OptimizerConfig, init_state, make_optimizer, train_step
 
 MAIN_BATCH = 128  # the study's
@@ -23,7 +24,6 @@ DIMS = {"frechet": 2048, "matmul": 4096}
 # batches of bloodjax's Inception.
 COUNT = {"cpu": {"sample": 500, "steps": 100}, "gpu": {"sample": 1000, "steps": 1000}}
 FEATURES = 96
-CHUNK = 250  # images in a dispatch when sampling on a CPU; a GPU takes all
 
 TORCH = ("eager", "channels_last", "compile")
 VARIANTS = {  # task -> side -> variants
@@ -121,7 +121,7 @@ def list_tasks(plan: Plan, folder: Path, batches: Sequence[int]) -> Iterator[Tas
     """
     precisions = ("float32", "tf32", "bfloat16") if plan.device == "gpu" else ("float32",)
     count = COUNT[plan.device]["steps" if "steps" in plan.sampler else "sample"]
-    chunk = min(CHUNK, count) if plan.device == "cpu" else count
+    chunk = min(CPU_CHUNK, count) if plan.device == "cpu" else count
     step_flops = functools.cache(functools.partial(count_step, plan.job))
     for precision in precisions:
         # A matrix product

@@ -127,11 +127,11 @@ def dpm_solver_pp_2m(
 
 def refuse_noise(name: str, eta: float = 0.0, variance: Variance = "posterior") -> None:
     """Refuse options that ask a sampler for noise that it does not add: ValueError."""
-    if eta > 0 or variance == "beta":
-        raise ValueError(
-            f"sampler.eta={eta}, sampler.variance={variance!r}: expected 0 and 'posterior' for "
-            f"sampler.name={name!r}, which adds no noise"
-        )
+    reason = f"for sampler.name={name!r}, which adds no noise"
+    if eta > 0:
+        raise ValueError(f"sampler.eta={eta}: expected 0 {reason}")
+    if variance == "beta":
+        raise ValueError(f"sampler.variance={variance!r}: expected 'posterior' {reason}")
 
 
 def select(levels: Levels, rows: slice | int) -> Levels:

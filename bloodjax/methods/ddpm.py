@@ -53,9 +53,7 @@ class DDPM:
     @property
     def network(self) -> nn.Module:
         """The network that predicts ε."""
-        names = ("shape", "widths", "blocks", "patch", "dtype", "classes")
-        values = {name: getattr(self, name) for name in names}
-        return nets.make(self.net, **{k: value for k, value in values.items() if value != 0})
+        return nets.make_denoiser(self)
 
     @property
     def process(self) -> LinearBeta:
@@ -69,8 +67,7 @@ class DDPM:
 
     def init(self, key: Array) -> tuple[Params, Stats]:
         """Return the parameters of the network; there are no statistics."""
-        variables = self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)))
-        return {"ddpm": variables["params"]}, {}
+        return {"ddpm": nets.init(self.network, key, self.shape)}, {}
 
     def predict_noise(
         self, params: Params, x: Array, t: Array, label: Array | None = None

@@ -55,9 +55,7 @@ class EDM:
     @property
     def network(self) -> nn.Module:
         """The network F inside the denoiser."""
-        names = ("shape", "widths", "blocks", "patch", "dtype", "classes", "dropout")
-        values = {name: getattr(self, name) for name in names}
-        return nets.make(self.net, **{k: value for k, value in values.items() if value != 0})
+        return nets.make_denoiser(self)
 
     @property
     def losses(self) -> Mapping[str, Loss]:
@@ -66,8 +64,7 @@ class EDM:
 
     def init(self, key: Array) -> tuple[Params, Stats]:
         """Return the parameters of the network; there are no statistics."""
-        variables = self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)))
-        return {"edm": variables["params"]}, {}
+        return {"edm": nets.init(self.network, key, self.shape)}, {}
 
     def denoise(
         self,

@@ -10,6 +10,7 @@ import pkgutil
 from typing import Any, cast
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
 
 from bloodjax import options
@@ -36,6 +37,19 @@ def make(name: str, **hyper_parameters: Any) -> nn.Module:
         raise ValueError(f"method.net={name!r}: expected {' or '.join(builders)}")
     options.check(builders[name], "method", hyper_parameters)
     return builders[name](**hyper_parameters)
+
+
+def make_denoiser(method: Any) -> nn.Module:
+    """Return the network `method.net`, with those hyper-parameters of the method that are not 0."""
+    names = ("shape", "widths", "blocks", "patch", "dtype", "classes", "dropout")
+    values = {name: getattr(method, name, 0) for name in names}
+    return make(method.net, **{name: value for name, value in values.items() if value != 0})
+
+
+def init(network: nn.Module, key: Array, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the first parameters of a denoising network for images of `shape`, (H, W, C)."""
+    variables = network.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)))
+    return cast(dict[str, Any], variables["params"])
 
 
 def apply(

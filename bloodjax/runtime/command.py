@@ -7,6 +7,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +16,13 @@ from typing import Any, NoReturn
 
 from jax.errors import JaxRuntimeError
 
-from bloodjax.runtime import processes
+from bloodjax.runtime import files, processes
 from bloodjax.runtime.progress import console, print_line
 
 GRACE = 1.0  # seconds that Python gets to unwind before native code is cut off
 LONGEST = 200  # bytes of a file's name; temporary names are longer, and systems allow 255
 SIGNALS = signal.SIGINT, signal.SIGTERM
+PACKAGE = Path(__file__).parents[1]
 
 
 def run(work: Callable[[], None], owns_process: bool) -> None:
@@ -45,6 +47,33 @@ def run(work: Callable[[], None], owns_process: bool) -> None:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         fail("out of memory; ask for less at a time")
+
+
+def run_resumable(main: Callable[[list[str]], None], argv: list[str]) -> int | str | None:
+    """Run `main` of launch.py, whose work is saved as it goes; return the exit code.
+
+    An error that the user can correct becomes one line; a traceback means a bug. The code is
+    returned because an exception would keep the arrays of its frames, and JAX may crash when arrays
+    outlive it.
+    """
+    exit_on_signals()
+    try:
+        main(argv)
+    except SystemExit as stop:
+        return stop.code
+    except (ValueError, OSError, FloatingPointError) as error:
+        source = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        ours = PACKAGE in source.parents or source == Path(main.__code__.co_filename)
+        if not ours and not isinstance(error, OSError):
+            raise
+        text = files.explain_os_error(error) if isinstance(error, OSError) else error
+        processes.kill_process(1, f"error: {text}")
+        print_line(f"error: {text}")
+        return 1
+    except JaxRuntimeError as error:
+        message = f"error: {error}; if another process has ended, start all of them again"
+        processes.kill_process(1, message)
+        raise
 
 
 def describe_error(error: Exception) -> str:

@@ -32,7 +32,7 @@ Weights = Literal["ema", "raw"]  # the moving average of the parameters, or the 
 Labels = Callable[[int], np.ndarray]  # count -> int32 [count], the class of each sample or -1
 TRACES = 4  # samples whose traces are kept
 PARTS = ".samples-"  # prefix of the hidden folders with chunks
-CHUNKS = {"cpu": 250, "gpu": 2500, "tpu": 2500}  # backend -> images per dispatch and device
+CPU_CHUNK, CHUNK = 250, 2500  # images per dispatch and device, on a CPU and on accelerators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class SampleConfig:
 
     Attributes:
         count: images per seed.
-        chunk: images per dispatch and device; 0 for `CHUNKS`, or all if they are fewer. Another
-            chunk is another program, which may round a pixel to the next grey level.
+        chunk: images per dispatch and device; 0: `CPU_CHUNK` or `CHUNK`, or all if they are
+            fewer. Another chunk is another program, which may round a pixel to the next grey level.
         labels: the classes to draw with a conditional method, see `labels.make_labels`.
         weights: "ema", the moving average of the parameters, or "raw", the parameters.
         checkpoint: "newest", or "best" of those that `train.evaluate_count` evaluated.
@@ -137,7 +137,7 @@ def write_samples(
     if processes.broadcast_from_main(lambda: files.is_drawn(file, made_by), np.bool_(False)):
         console.print(f"{file} is there already ({config.count} images per seed)")
     else:
-        # The folder of chunks is named after all that a chunk depends on; `count` is not part of it
+        # The folder of chunks is named after all that a chunk depends on, `count` by its size alone
         size = dispatch_size(config)
         name = json.dumps([model, choice, config.weights, sampler, size])
         folder = workdir / f"{PARTS}{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -159,9 +159,8 @@ def made_with(config: SampleConfig, labels: str, sampler: dict[str, Any]) -> dic
 
 def dispatch_size(config: SampleConfig) -> int:
     """Return the number of images of a dispatch to all devices."""
-    devices = jax.device_count()
-    chunk = min(CHUNKS[jax.default_backend()], -(-config.count // devices))
-    return (config.chunk or chunk) * devices
+    devices, largest = jax.device_count(), CPU_CHUNK if jax.default_backend() == "cpu" else CHUNK
+    return (config.chunk or min(largest, -(-config.count // devices))) * devices
 
 
 def draw_chunks(

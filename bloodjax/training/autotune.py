@@ -135,6 +135,14 @@ def broadcast_name(choose: Callable[[], str]) -> str:
     return names[number]
 
 
+def is_over(start: float) -> bool:
+    """Return whether process 0 has waited `SECONDS` since `start`: all processes must agree."""
+    late = processes.broadcast_from_main(
+        lambda: np.bool_(time.perf_counter() - start > SECONDS), np.bool_(False)
+    )
+    return bool(late)
+
+
 def measure(
     programs: Mapping[str, Program],
     length: int,
@@ -157,7 +165,7 @@ def measure(
     start = time.perf_counter()
     for turn in range(1 + ROUNDS):
         for name in list(arguments):
-            if turn == 0 and compile_s and time.perf_counter() - start > SECONDS:
+            if turn == 0 and compile_s and is_over(start):
                 console.print(f"{name} is not tried: {SECONDS} s are over")
                 del arguments[name]
                 continue

@@ -187,7 +187,8 @@ def advance(
 
     if most > 1:
         shapes = jax.eval_shape(lambda state: step(state, take_batch(state))[1], state)
-        zeros = functools.partial(lax.full_like, state.step, 0)  # as a value of one seed, as it is
+        # Zeros like the step: shard_map then knows that the rows differ by seed.
+        zeros = functools.partial(lax.full_like, state.step, 0)
         rows = jax.tree.map(lambda x: zeros(x.dtype, (most, *x.shape)), shapes)
         return lax.fori_loop(0, length, take_step, (state, rows))
     # No loop: XLA:CPU differentiates convolutions 15 to 70 times slower inside one.

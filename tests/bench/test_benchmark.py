@@ -134,7 +134,7 @@ def small(monkeypatch):
     monkeypatch.setattr(tasks, "DIMS", {"matmul": 64, "frechet": 32})
     monkeypatch.setattr(tasks, "COUNT", {"cpu": {"sample": 8, "steps": 4}})
     monkeypatch.setattr(tasks, "FEATURES", 1)
-    monkeypatch.setattr(tasks, "CHUNK", 4)
+    monkeypatch.setattr(tasks, "CPU_CHUNK", 4)
     monkeypatch.setattr(benchmark, "WINDOW", {"cpu": 0.01})
     return functools.partial(
         run_benchmark, method=VAE, optimizer=ADAM, ema_decay=0.0, sampler={}, job=[]

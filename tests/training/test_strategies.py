@@ -259,6 +259,20 @@ def test_the_fastest_is_taken_and_taken_again(tmp_path, monkeypatch, capsys):
     assert json.loads(file.read_text()) == record and capsys.readouterr().err == ""
 
 
+def test_no_strategy_is_compiled_after_the_time_is_over(monkeypatch, capsys):
+    monkeypatch.setattr(autotune, "SECONDS", 0)
+    programs = {name: sweep_of("vae", name, 2, 8) for name in ("loop", "vmap")}
+    rows = autotune.measure(programs, 1, *start("vae", (0, 1), 8))
+    assert [row["strategy"] for row in rows] == ["loop"]
+    assert not programs["vmap"].is_compiled
+    assert "vmap is not tried: 0 s are over" in capsys.readouterr().err
+
+
+def test_process_0_decides_whether_the_time_is_over(monkeypatch):
+    monkeypatch.setattr(autotune.processes, "broadcast_from_main", lambda make, like: like)
+    assert not autotune.is_over(-1e9), "the clock of another process does not count"
+
+
 @pytest.mark.parametrize(("length", "timed"), [(134, 8), (2, 2)])
 def test_an_epoch_in_a_dispatch_is_not_an_epoch_to_time(tmp_path, monkeypatch, length, timed):
     seen = []
