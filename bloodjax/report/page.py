@@ -15,6 +15,7 @@ from bloodjax.scoring.scores import Scores, Summary, score_key
 from bloodjax.scoring.tables import explain_spreads, format_mean_std, format_value, title
 
 Table = list[tuple[str, ...]]  # rows of plain text, header first
+LONG = 80  # letters of a cell whose lines are broken
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --muted: #5d6573; --paper: #fff; --card: #f4f5f7;
   --line: #dfe2e7; --real: #9aa3b2; --fake: #c2603f; }
@@ -29,6 +30,7 @@ p, figcaption { color: var(--muted); max-width: 44rem; margin: .4rem 0; } figure
 .loud { color: var(--ink); border-left: .3rem solid #d0453a; padding: .4rem 1rem; }
 img { max-width: 100%; height: auto; border-radius: .4rem; background: #fff; margin-top: .5rem; }
 .scores { overflow-x: auto; white-space: nowrap; } .settings { overflow-wrap: anywhere; }
+.scores .long { white-space: normal; min-width: 22rem; }
 .rows td:first-child { width: 9rem; vertical-align: middle; }
 .settings table { table-layout: fixed; } .settings td:first-child { width: 40%; }
 table { border-collapse: collapse; font-size: .9rem; width: 100%; }
@@ -183,7 +185,10 @@ def html_table(table: Table, style: Literal["scores", "settings"]) -> str:
     lines = ""
     for i, row in enumerate(table):
         tag = "th" if style == "scores" and i == 0 else "td"
-        cells = "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+        cells = ""
+        for cell in row:
+            long = ' class="long"' if len(cell) > LONG else ""
+            cells += f"<{tag}{long}>{escape(cell)}</{tag}>"
         lines += f"<tr>{cells}</tr>"
     return f'<div class="{style}"><table>{lines}</table></div>'
 

@@ -13,6 +13,7 @@ from bloodjax.report.texts import DATA, NO_FID, PUBLISHED, STUDY, describe_metri
 from bloodjax.runtime.files import flatten
 from bloodjax.sampling.samples import NAME, Samples, read_samples
 from bloodjax.scoring.scores import Key, Scores, Summary, read_scores, score_key
+from bloodjax.scoring.seeds import DISTANCE, find_fault, keep_comparable, read_run
 from bloodjax.scoring.tables import (
     format_mean_std,
     format_metrics,
@@ -20,8 +21,10 @@ from bloodjax.scoring.tables import (
     metric_headings,
     title,
 )
+from bloodjax.scoring.verdicts import CAUTION, compare_runs
 
 MISSING = "not made yet"
+VERDICTS = "What seeds tell"
 
 
 class Part(NamedTuple):
@@ -63,11 +66,14 @@ def write_study_report(
     keys = list(dict.fromkeys(score_key(s) for part in parts for s in part.scores["summary"]))
     tables = {"Table 1": value_rows(parts, settings, keys, dataset)}
     tables |= {f"{title(*key)}, all measures": metric_rows(parts, key) for key in keys}
+    tables[VERDICTS] = verdict_rows(parts)
     tables["Classes"] = class_rows(parts, dataset)
     tables = {name: table for name, table in tables.items() if table}
 
     # Notes.
     notes = [describe_metrics()]
+    if VERDICTS in tables:
+        notes.append(CAUTION)
     if dataset.name == "bloodmnist":
         notes.append(STUDY)
     requested = ",".join(name for p in parts for name in p.config["score"]["features"])
@@ -149,6 +155,27 @@ def metric_rows(parts: Sequence[Part], key: Key) -> Table:
             table.append((part.name, *format_metrics(summary)))
     real = [s["real"] for part in parts for s in part.scores["scores"] if score_key(s) == key]
     return [*table, ("other real images", *format_metrics(real[-1]))]
+
+
+def verdict_rows(parts: Sequence[Part]) -> Table:
+    """Return what the seeds tell of each two runs that compare, or [] without such runs."""
+    samples = []
+    for part in parts:
+        if not find_fault(part.scores["scores"]):
+            method = part.config["method"]["name"]
+            samples += read_run(Path(part.name), method, part.scores["scores"])
+    alike, _ = keep_comparable([x for x in samples if x.measure == DISTANCE])
+    head = ("first", "second", "distance", "second - first", "95 %", "first better", "95 %")
+    table: Table = [(*head, "verdict")]
+    for row in compare_runs(alike):
+        gap = row["gap"] if row["difference"] is None else row["difference"]
+        bounds = [row["low"], row["high"]]
+        cells = [row["first"], row["second"], row["space"], f"{gap:.3g}"]
+        cells.append("" if None in bounds else " to ".join(f"{x:.3g}" for x in bounds))
+        cells.append(f"{row['first_better']:.0%}")
+        cells.append(f"{row['first_low']:.0%} to {row['first_high']:.0%}")
+        table.append((*cells, row["verdict"]))
+    return table if len(table) > 1 else []
 
 
 def class_rows(parts: Sequence[Part], dataset: Dataset) -> Table:

@@ -5,11 +5,11 @@ python -m bloodjax.scoring.statistics runs/paper [--json]
 
 import argparse
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -17,50 +17,19 @@ from rich.table import Table
 from scipy import stats
 
 from bloodjax.runtime import command
-from bloodjax.runtime.files import read_json
-from bloodjax.runtime.progress import console
-from bloodjax.scoring import inference, scores
-from bloodjax.scoring.metrics import METRICS
-from bloodjax.scoring.tables import STUDY, title
+from bloodjax.runtime.progress import print_line
+from bloodjax.scoring import inference
+from bloodjax.scoring.seeds import BETTER, DISTANCE, Sample, keep_comparable, read_study
+from bloodjax.scoring.tables import STUDY
+from bloodjax.scoring.verdicts import CAUTION, Row, compare_runs
 
 STUDY_SEEDS = 5
-ALIKE = ("dataset_digest", "extractor_sha256", "n_real", "n_fake")  # of scores that compare
-NEEDED = {"seed", "name", "protocol", "value", "draws", *ALIKE}  # keys of a score
-DISTANCE = "value"  # the key of the Fréchet distance
-BETTER = {DISTANCE: "lower"} | {m.key: m.better for m in METRICS if m.averaged}
-Row = dict[str, Any]
-
-
-class Sample(NamedTuple):
-    """One measure of one run, a value for each seed.
-
-    Attributes:
-        run: the name of the run's folder.
-        method: the name of the run's method.
-        space: the name of the distance, such as "FID".
-        measure: a key of `BETTER`.
-        values: float64 [seeds].
-        draws: sample σ over draws of real images; None for measures other than the distance.
-        basis: the values of `ALIKE`; samples compare only if they agree.
-    """
-
-    run: str
-    method: str
-    space: str
-    measure: str
-    values: np.ndarray
-    draws: float | None
-    basis: tuple[Any, ...]
-
-    @property
-    def mean(self) -> float:
-        """The mean over seeds."""
-        return float(self.values.mean())
-
-    @property
-    def std(self) -> float:
-        """The sample standard deviation over seeds, with n - 1."""
-        return float(self.values.std(ddof=1))
+IQM_SEEDS = 5  # at least, for an interquartile mean
+ONE_SET = (
+    "Each trained model has one set of samples, drawn with the seed of its training. σ of models "
+    "holds both seeds together; training and sampling stay empty."
+)
+ONE_DRAW = "One draw of real images has no spread: add --config.score.draws=5 and --mode=score."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -72,117 +41,68 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def run() -> None:
         result = analyze(read_study(args.folder))
+        for note in result["notes"]:
+            print_line(note)
         print(json.dumps(result, indent=1)) if args.json else print_tables(result)
 
     command.run(run, owns_process=argv is None)
 
 
-# ---- reading -----------------------------------------------------------------------------------
-
-
-def read_study(folder: Path) -> list[Sample]:
-    """Return every measure of every run that has scores of two or more seeds.
-
-    The console names the runs that are left out.
-
-    Raises:
-        ValueError: no run remains, or the seeds of one run do not compare.
-    """
-    samples: list[Sample] = []
-    for run in sorted(file.parent for file in folder.glob("*/config.json")):
-        file = run / scores.NAME
-        every = read_json(file)["scores"] if file.exists() else []
-        if reason := find_fault(every):
-            print_line(f"{run} is left out: {reason}")
-            continue
-        method = read_json(run / "config.json")["config"]["method"]["name"]
-        for key in dict.fromkeys(map(scores.score_key, every)):
-            group = [score for score in every if scores.score_key(score) == key]
-            samples += read_run(run, method, group)
-    if not samples:
-        raise ValueError(
-            f"{folder}: no run with scores of 2 seeds or more; expected the folder of a study, "
-            "such as runs/paper"
-        )
-    return samples
-
-
-def find_fault(every: Sequence[scores.Score]) -> str:
-    """Return why a run's scores cannot be used, or ""."""
-    if not every:
-        return "no scores yet, run --mode=score"
-    if not all(score.keys() >= NEEDED for score in every):
-        return "an older version scored it, run --mode=score"
-    return "" if len({score["seed"] for score in every}) > 1 else "1 seed, expected at least 2"
-
-
-def read_run(run: Path, method: str, group: Sequence[scores.Score]) -> list[Sample]:
-    """Return the measures of one run in one feature space that all seeds have."""
-    basis, *rest = {tuple(score[key] for key in ALIKE) for score in group}
-    if rest:
-        raise ValueError(f"{run}: seeds differ in {' or '.join(ALIKE)}: score again, --mode=score")
-    space, n = title(*scores.score_key(group[0])), group[0]["draws"]["n"]
-    variance = np.mean([score["draws"]["std"] ** 2 for score in group]) * n / max(n - 1, 1)
-    draws = {DISTANCE: float(np.sqrt(variance))} if n > 1 else {}
-    columns = {key: [score.get(key) for score in group] for key in BETTER}
-    return [
-        Sample(run.name, method, space, key, np.array(values, float), draws.get(key), basis)
-        for key, values in columns.items()
-        if None not in values
-    ]
-
-
-def keep_comparable(samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples with the commonest basis of their space; the console names the rest."""
-    common = {}
-    for space in {x.space for x in samples}:
-        common[space] = Counter(x.basis for x in samples if x.space == space).most_common(1)[0][0]
-    for x in samples:
-        if x.basis != common[x.space] and x.measure == DISTANCE:
-            pairs = zip(ALIKE, x.basis, common[x.space], strict=True)
-            unlike = ", ".join(f"{key} is {a}, elsewhere {b}" for key, a, b in pairs if a != b)
-            print_line(f"{x.run} is not compared with other runs by {x.space}: {unlike}")
-    return [x for x in samples if x.basis == common[x.space]]
-
-
-def print_line(text: str) -> None:
-    """Print a note on the console in one line."""
-    console.print(text, markup=False, soft_wrap=True)
-
-
 # ---- results -----------------------------------------------------------------------------------
 
 
-def analyze(samples: Sequence[Sample]) -> dict[str, list[Row]]:
-    """Return spreads, comparisons, rankings and the study's σ; each a list of rows."""
-    alike = keep_comparable(samples)
-    pairs = [(a, b) for a, b in combinations(alike, 2) if a[2:4] == b[2:4]]
+def analyze(samples: Sequence[Sample]) -> dict[str, list[Any]]:
+    """Return spreads, components, comparisons, rankings and the study's σ, each a list of rows.
+
+    "notes" name the runs that do not compare with other runs.
+    """
+    alike, notes = keep_comparable(samples)
     distances = [x for x in samples if x.measure == DISTANCE]
     return {
         "spreads": [describe_spread(x) for x in samples],
-        "comparisons": [compare(a, b) for a, b in pairs],
+        "components": [describe_components(x) for x in distances],
+        "comparisons": compare_runs(alike),
         "rankings": compare_rankings(alike),
         "study": [compare_study(x) for x in distances if x.method in STUDY and x.std],
+        "notes": notes,
     }
 
 
 def describe_spread(x: Sample) -> Row:
-    """Return mean, σ over trainings with its interval, σ of draws, and the detectable gap."""
+    """Return means, σ over trainings, their 95 % intervals, σ of draws, and the detectable gap.
+
+    The interquartile mean (iqm) is None below `IQM_SEEDS` seeds.
+    """
     n, (low, high) = len(x.values), inference.sigma_interval(x.std, len(x.values))
-    row = {"run": x.run, "space": x.space, "measure": x.measure, "seeds": n, "mean": x.mean}
-    row |= {"std": x.std, "low": low, "high": high, "draws": x.draws}
-    return row | {"detectable": inference.detectable_gap(x.std, n)}
+    row: Row = {"run": x.run, "space": x.space, "measure": x.measure, "seeds": n, "mean": x.mean}
+    row |= {"std": x.std, "low": low, "high": high, "draws": x.draws and x.draws.std}
+    row |= {"detectable": inference.detectable_gap(x.std, n)}
+    row |= dict.fromkeys(("iqm", "iqm_low", "iqm_high"))
+    if n >= IQM_SEEDS:
+        interval = inference.bootstrap_interval(x.values, inference.interquartile_mean)
+        row["iqm"] = float(inference.interquartile_mean(x.values))
+        row["iqm_low"], row["iqm_high"] = map(float, interval)
+    return row
 
 
-def compare(a: Sample, b: Sample) -> Row:
-    """Return the gap of two runs, p of Welch's t test, and the seeds that power 0.8 needs."""
-    row: Row = {"first": a.run, "second": b.run, "space": a.space, "measure": a.measure}
-    row["gap"] = b.mean - a.mean
-    if not a.std and not b.std:
-        return row | {"p": None, "needed": None}
-    moments = a.mean, a.std, len(a.values), b.mean, b.std, len(b.values)
-    p = float(stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue)
-    return row | {"p": p, "needed": inference.values_needed(row["gap"], a.std, b.std)}
+def describe_components(x: Sample) -> Row:
+    """Return the σ that each source of variation adds to one distance of a run.
+
+    All seeds meet the same draws of real images. What a draw does to all seeds alike is no spread
+    over models, so that `variance_components` may take too much from it, at most `reals`² / n.
+
+    Returns:
+        training, sampling: of the two seeds; None, since the scores do not tell them apart.
+        models: of both together.
+        reals: of the draw of real images.
+        note: why a component is None.
+    """
+    row: Row = {"run": x.run, "space": x.space, "seeds": len(x.values)}
+    row |= dict.fromkeys(("training", "sampling", "models", "reals")) | {"note": ONE_SET}
+    if x.draws is None:
+        return row | {"note": f"{ONE_SET} {ONE_DRAW}"}
+    parts = inference.variance_components(x.draws.means, x.draws.std**2, x.draws.n)
+    return row | dict(zip(("models", "reals"), parts, strict=True))
 
 
 def compare_rankings(samples: Sequence[Sample]) -> list[Row]:
@@ -209,30 +129,56 @@ def compare_study(x: Sample) -> Row:
     sample_std = std * np.sqrt(STUDY_SEEDS / (STUDY_SEEDS - 1))
     row = {"run": x.run, "space": x.space, "study": sample_std / mean, "std": x.std / x.mean}
     row["low"], row["high"] = inference.sigma_interval(x.std / x.mean, len(x.values))
-    return row | {"draws": x.draws and x.draws / x.mean, "p": p}
+    return row | {"draws": x.draws and x.draws.std / x.mean, "p": p}
 
 
 # ---- tables ------------------------------------------------------------------------------------
 
 
-def print_tables(result: Mapping[str, Sequence[Row]]) -> None:
+SPREADS = "run measure seeds mean std low high draws detectable"
+MEANS = "run measure iqm iqm_low iqm_high"
+SOURCES = "run space seeds training sampling models reals"
+GAPS = "first second space gap welch_p needed first_better first_low first_high"
+PAIRS = "first second space pairs difference low high flip_p least_p detectable"
+
+
+def print_tables(result: Mapping[str, Sequence[Any]]) -> None:
     """Print the results of `analyze`; comparisons and orders by the distances alone."""
+    # Each run by itself
     for space in dict.fromkeys(row["space"] for row in result["spreads"]):
         rows = [row for row in result["spreads"] if row["space"] == space]
-        print_table(f"{space}: spread over seeds", rows)
+        print_table(f"{space}: spread over seeds", rows, SPREADS)
+        rows = [row for row in rows if row["iqm"] is not None]
+        print_table(f"{space}: interquartile means", rows, MEANS)
+    print_table("σ by its source", result["components"], SOURCES)
+    print_text(*dict.fromkeys(row["note"] for row in result["components"]))
+
+    # Runs beside one another
     pairs = [row for row in result["comparisons"] if row["measure"] == DISTANCE]
-    print_table("Runs that differ, and the seeds that show it", pairs)
+    print_table("Runs that differ, and the seeds that show it", pairs, GAPS)
+    print_table("Differences by seed", [row for row in pairs if row["pairs"] > 1], PAIRS)
+    if pairs:
+        print_text("", *(f"{row['space']}: {row['verdict']}" for row in pairs), CAUTION)
     orders = [row for row in result["rankings"] if row["first"].endswith(DISTANCE)]
     print_table("Orders of the runs by two measures", orders)
     print_table("The study's σ beside the σ of seeds, as shares of the means", result["study"])
 
 
-def print_table(name: str, rows: Sequence[Row]) -> None:
-    """Print rows with equal keys as a table, unless there are none."""
+def print_text(*lines: str) -> None:
+    """Print lines as they are, however long."""
+    for line in lines:
+        Console(highlight=False, emoji=False).print(line, markup=False, soft_wrap=True)
+
+
+def print_table(name: str, rows: Sequence[Row], columns: str = "") -> None:
+    """Print rows with equal keys as a table, unless there are none.
+
+    `columns` are the keys that it shows, separated by blanks; "": all.
+    """
     if not rows:
         return
     hidden = {"space"} if len({row.get("space") for row in rows}) == 1 else set()
-    keys = [key for key in rows[0] if key not in hidden]
+    keys = [key for key in columns.split() or rows[0] if key not in hidden]
     table = Table(*keys, title=f"\n{name}", title_justify="left", box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(format_cell(row[key]) for key in keys))

@@ -44,10 +44,15 @@ def two_runs(folder, factor=2.0):
     return runs
 
 
+def table_lines(folder, heading):
+    """The cells of a table in table.md, line by line."""
+    text = (folder / "report" / "table.md").read_text().split(f"## {heading}\n\n")[1]
+    return [line.strip("|\n ").split(" | ") for line in text.split("\n\n")[0].splitlines()]
+
+
 def table(folder, heading):
     """The cells of a table in table.md: {first cell: the rest}, the header among them."""
-    text = (folder / "report" / "table.md").read_text().split(f"## {heading}\n\n")[1]
-    rows = [line.strip("|\n ").split(" | ") for line in text.split("\n\n")[0].splitlines()]
+    rows = table_lines(folder, heading)
     return {row[0]: row[1:] for row in rows if not row[0].startswith("--")}
 
 
@@ -87,6 +92,24 @@ def test_the_other_tables_have_all_measures_and_classes(tmp_path):
     first, *_, last = [name for name in result if name != "class"]
     assert result["class"] == ["real", "vae", "ddpm"]
     assert result[first] == ["25.0%", "50.0%", "50.0%"] and result[last][1] == "0.0%"
+
+
+def test_each_two_runs_that_compare_have_a_verdict(tmp_path):
+    runs = two_runs(tmp_path)
+    study.write_study_report("A study", COLUMNS, runs, a_dataset(), tmp_path)
+    page = tmp_path / "report" / "index.html"
+    assert "What seeds tell" not in page.read_text()  # the runs have different counts
+
+    scores = copy.deepcopy(SCORES)
+    scores["scores"][1]["value"] += 2  # seed 4
+    put(tmp_path / "ddpm", scores=scores)
+    study.write_study_report("A study", COLUMNS, runs, a_dataset(), tmp_path)
+    head, _, row = table_lines(tmp_path, "What seeds tell")
+    assert head[:3] == ["first", "second", "distance"]
+    assert row[:2] == ["vae", "ddpm"] and row[3:6] == ["1", "0 to 2", "62%"]
+    assert row[-1].startswith("vae is better than ddpm on average and for 1 of 2 seeds.")
+    assert "2 seeds cannot reach p < 0.05 by a sign-flip test: the least p is 0.5." in row[-1]
+    assert "2 seeds cannot reach p &lt; 0.05" in page.read_text()
 
 
 def test_what_is_missing_is_said(tmp_path):

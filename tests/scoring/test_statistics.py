@@ -1,12 +1,14 @@
 """What seeds can tell: beside simulations, textbook values, and a study made of known numbers."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from bloodjax.scoring import inference, statistics
+from bloodjax.scoring import inference, statistics, verdicts
+from bloodjax.scoring.seeds import Sample
 
 BASIS = {"dataset_digest": "cd", "extractor_sha256": "ef", "n_real": 5000, "n_fake": 5000}
 VAE = [27.55, 25.92, 26.84, 26.35, 25.53]
@@ -14,18 +16,30 @@ GAN = [27.53, 31.56, 27.13, 28.01, 26.85]
 DDPM = [9.99, 9.27, 9.95]
 
 
-def put(folder, run, values, draws=0.2, measures=None, **changes):
+def put(folder, run, values, draws=0.2, n_draws=5, measures=None, seeds=range(99), **changes):
     """Write a run with a score for each value, and further measures, a list for each."""
     (folder / run).mkdir()
     method = {"config": {"method": {"name": run.partition("_")[0]}}}
     (folder / run / "config.json").write_text(json.dumps(method))
     scores = [
-        {"seed": seed, "name": "fid", "protocol": "pytorch-fid", "value": value, **BASIS, **changes}
-        | {"draws": {"n": 5, "mean": value, "std": draws}}
-        | {key: column[seed] for key, column in (measures or {}).items()}
-        for seed, value in enumerate(values)
+        {"seed": seed, "name": "fid", "protocol": "pytorch-fid", "value": value, **BASIS}
+        | {"draws": {"n": n_draws, "mean": value, "std": draws}}
+        | {key: column[i] for key, column in (measures or {}).items()}
+        | changes
+        for i, (seed, value) in enumerate(zip(seeds, values, strict=False))
     ]
     (folder / run / "scores.json").write_text(json.dumps({"scores": scores, "summary": []}))
+
+
+def sample(run, values, measure="value", seeds=range(99)):
+    """One measure of one run."""
+    seeds = tuple(seeds)[: len(values)]
+    return Sample(run, "vae", "FID", measure, seeds, np.array(values, float), None, ())
+
+
+def verdict(first, second, measure="value", **seeds):
+    a, b = sample("vae", first, measure), sample("gan", second, measure, **seeds)
+    return verdicts.compare(a, b)["verdict"]
 
 
 def rows(result, part, **wanted):
@@ -87,6 +101,117 @@ def test_a_spread_like_the_published_one_has_any_probability():
     assert stats.kstest(p, "uniform").pvalue > 0.01
 
 
+@pytest.mark.parametrize(
+    ("statistic", "n", "claim"),
+    [
+        (np.mean, 3, 0.75),
+        (np.mean, 5, 0.83),
+        (np.mean, 10, 0.90),
+        (np.mean, 50, 0.95),
+        (inference.interquartile_mean, 5, 0.90),
+        (inference.interquartile_mean, 10, 0.94),
+    ],
+)
+def test_a_bootstrap_covers_as_often_as_its_docstring_says(statistic, n, claim, monkeypatch):
+    """Close to 95 % from fifty values on; five are too few, and the docstring says so."""
+    monkeypatch.setattr(inference, "RESAMPLES", 1000)
+    values = np.random.default_rng(n).normal(3, 2.0, (1500, n))
+    low, high = inference.bootstrap_interval(values, statistic)
+    assert np.mean((low < 3) & (3 < high)) == pytest.approx(claim, abs=0.02)
+
+
+def test_a_bootstrap_gives_the_same_interval_again():
+    first, second = (inference.bootstrap_interval(np.array(VAE)) for _ in range(2))
+    assert first == second and first[0] < np.mean(VAE) < first[1]
+
+
+def test_an_interquartile_mean_ignores_both_ends():
+    values = np.array([-1000.0, 3.0, 1.0, 1000.0, 2.0])
+    assert inference.interquartile_mean(values) == 2
+    assert inference.interquartile_mean(np.arange(8.0)) == 3.5
+    assert inference.interquartile_mean(np.array([1.0, 2.0, 4.0, 8.0])) == 3
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 6, 9])
+def test_a_sign_flip_test_counts_all_flips(n):
+    differences = np.random.default_rng(n).normal(0.5, 1, n)
+    signs = np.array(list(itertools.product((-1, 1), repeat=n)))
+    means = np.abs((signs * differences).mean(axis=1))
+    share = np.mean(means >= abs(differences.mean()) * (1 - 1e-12))
+    assert inference.sign_flip_test(differences) == pytest.approx(share)
+    assert inference.sign_flip_test(1 + np.arange(n)) == inference.least_p(n) == 2 / 2**n
+
+
+def test_a_sign_flip_test_rejects_as_often_as_its_level_without_a_difference():
+    """Uniform differences are symmetric and not normal: 2 of 64 flips are as extreme."""
+    values = np.random.default_rng(3).uniform(-1, 1, (600, 6))
+    rejected = [inference.sign_flip_test(x) < 0.05 for x in values]
+    assert np.mean(rejected) == pytest.approx(1 / 32, abs=0.02)
+
+
+@pytest.mark.parametrize(("gap", "a", "b"), [(0.0, 1, 1), (1.0, 1, 1), (2.0, 1, 3)])
+def test_the_probability_of_improvement_is_that_of_normal_values(gap, a, b):
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(0, a, (4000, 5)), rng.normal(gap, b, (4000, 5))
+    shares = np.array(list(map(inference.probability_of_improvement, x, y)))
+    truth = stats.norm.cdf(gap / np.hypot(a, b))
+    assert shares.mean() == pytest.approx(truth, abs=0.01)
+
+    limits = {p: inference.improvement_interval(p, 5, 5) for p in np.unique(shares)}
+    covered = [limits[p][0] <= truth <= limits[p][1] for p in shares]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02 if a == b else 0.03)
+
+
+def test_the_probability_of_improvement_is_mann_and_whitneys():
+    for x, y in ((VAE, GAN), (DDPM, VAE), ([1, 2, 2, 3], [2, 2, 4])):
+        u = stats.mannwhitneyu(y, x, method="asymptotic").statistic
+        assert inference.probability_of_improvement(x, y) == pytest.approx(u / len(x) / len(y))
+    low, high = inference.improvement_interval(1.0, 5, 5)
+    assert 0.6 < low < 0.7 and high == 1  # five seeds a side do not make it certain
+    assert inference.improvement_interval(0.0, 5, 5) == pytest.approx((0, 1 - low))
+
+
+@pytest.mark.parametrize("n", [3, 5, 12])
+def test_the_interval_of_improvement_ends_where_the_estimate_is_just_plausible(n):
+    """There the estimate is 1.96 standard errors away, by Hanley and McNeil (1982), eq. 2."""
+    for estimate in (0.5, 0.68, 1.0):
+        p, _ = inference.improvement_interval(estimate, n, n)
+        q1, q2 = p / (2 - p), 2 * p**2 / (1 + p)
+        variance = (p * (1 - p) + (n - 1) * (q1 + q2 - 2 * p**2)) / n**2
+        assert (estimate - p) / np.sqrt(variance) == pytest.approx(1.959964)
+
+
+def test_the_detectable_difference_is_shown_in_four_of_five_simulations():
+    gap = inference.detectable_difference(2.0, 5)
+    differences = np.random.default_rng(5).normal(gap, 2.0, (20_000, 5))
+    rejected = stats.ttest_1samp(differences, 0, axis=1).pvalue < 0.05
+    assert rejected.mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_components_are_those_of_the_simulation():
+    rng = np.random.default_rng(6)
+    values = rng.normal(20, 3.0, (3000, 5, 1)) + rng.normal(0, 1.5, (3000, 5, 4))
+    means, within = values.mean(axis=2), values.var(axis=2, ddof=1).mean(axis=1)
+    parts = np.array(
+        [inference.variance_components(*x, 4) for x in zip(means, within, strict=True)]
+    )
+    assert np.mean(parts**2, axis=0) == pytest.approx([9, 2.25], rel=0.03)
+
+    assert inference.variance_components(np.array([5.0, 5.0]), 1.0, 4) == (0, 1)
+
+
+def test_shared_draws_make_the_spread_over_models_smaller_by_no_more_than_stated():
+    """A draw moves all models by the same and each by something else; the former cancels."""
+    rng = np.random.default_rng(7)
+    models, draws = rng.normal(20, 3.0, (3000, 5, 1)), rng.normal(0, 1.5, (3000, 1, 4))
+    values = models + draws + rng.normal(0, 1.0, (3000, 5, 4))
+    means, within = values.mean(axis=2), values.var(axis=2, ddof=1).mean(axis=1)
+    parts = [inference.variance_components(*x, 4) for x in zip(means, within, strict=True)]
+    between, reals = np.mean(np.square(parts), axis=0)
+    assert reals == pytest.approx(1.5**2 + 1, rel=0.03)
+    assert 9 - reals / 4 < between < 9
+
+
 # ---- a study -----------------------------------------------------------------------------------
 
 
@@ -104,8 +229,83 @@ def test_spreads_are_those_of_scipy(tmp_path, run):
     (pair,) = rows(result, "comparisons", measure="value")
     assert (pair["first"], pair["second"]) == ("gan", "vae")
     assert pair["gap"] == pytest.approx(np.mean(VAE) - np.mean(GAN))
-    assert pair["p"] == pytest.approx(stats.ttest_ind(VAE, GAN, equal_var=False).pvalue)
+    assert pair["welch_p"] == pytest.approx(stats.ttest_ind(VAE, GAN, equal_var=False).pvalue)
     assert pair["needed"] > 5  # these five seeds do not tell the two apart
+
+
+def test_interquartile_means_begin_with_five_seeds(tmp_path, run):
+    put(tmp_path, "vae", VAE)
+    put(tmp_path, "gan", GAN[:4])
+    out = json.loads(run(tmp_path, "--json").out)
+    five, four = (*rows(out, "spreads", run="vae"), *rows(out, "spreads", run="gan"))
+    assert five["iqm"] == pytest.approx(np.mean([25.92, 26.35, 26.84]))
+    assert min(VAE) <= five["iqm_low"] < five["iqm"] < five["iqm_high"] <= max(VAE)
+    assert [four[key] for key in ("iqm", "iqm_low", "iqm_high")] == [None] * 3
+
+
+def test_a_source_that_the_scores_do_not_tell_stays_empty(tmp_path, run):
+    put(tmp_path, "vae", VAE, draws=0.32)
+    put(tmp_path, "gan", GAN, draws=0.0, n_draws=1)
+    many, single = json.loads(run(tmp_path, "--json").out)["components"][::-1]
+    assert many["reals"] == pytest.approx(0.32 * np.sqrt(5 / 4))
+    assert many["models"] == pytest.approx(np.sqrt(np.var(VAE, ddof=1) - 0.32**2 / 4))
+    assert many["training"] is many["sampling"] is single["models"] is single["reals"] is None
+    assert "one set of samples" in many["note"] and "One draw" in single["note"]
+    assert many["note"] in run(tmp_path).out
+
+
+def test_runs_are_paired_by_the_seeds_that_both_have(tmp_path, run):
+    put(tmp_path, "vae", VAE, seeds=(0, 1, 2, 3, 4))
+    put(tmp_path, "gan", GAN, seeds=(6, 4, 3, 1, 0))
+    (pair,) = rows(json.loads(run(tmp_path, "--json").out), "comparisons", measure="value")
+    by_seed = np.array(VAE)[[4, 3, 1, 0]] - np.array(GAN)[1:]
+    assert (pair["first"], pair["pairs"]) == ("gan", 4)
+    assert pair["difference"] == pytest.approx(by_seed.mean())
+    assert by_seed.min() <= pair["low"] < pair["difference"] < pair["high"] <= by_seed.max()
+    assert (pair["flip_p"], pair["least_p"]) == (0.25, 0.125)
+    std = by_seed.std(ddof=1)
+    assert pair["detectable"] == pytest.approx(inference.detectable_difference(std, 4))
+    assert pair["first_better"] == pytest.approx(np.mean(np.less.outer(GAN, VAE)))
+    assert pair["first_low"] < pair["first_better"] < pair["first_high"]
+
+
+@pytest.mark.parametrize(("n", "p"), [(2, "0.5"), (3, "0.25"), (4, "0.125"), (5, "0.0625")])
+def test_few_seeds_never_pass_a_sign_flip_test(n, p):
+    text = verdict(np.arange(n) / 10, 1000 + np.arange(n) ** 2)
+    assert text.startswith(f"vae is better than gan on average and for {n} of {n} seeds. {n} seeds")
+    assert f"{n} seeds cannot reach p < 0.05 by a sign-flip test: the least p is {p}." in text
+    assert "A t test, which assumes normal values, tells them apart: p = " in text
+
+
+def test_verdicts_claim_no_more_than_the_numbers():
+    six = [1.0, 1.5, 1.2, 1.4, 1.1, 1.3]
+    text = verdict(np.add(six, 10), six)
+    assert text == (
+        "gan is better than vae on average and for 6 of 6 seeds. "
+        "A sign-flip test tells them apart: p = 0.031."
+    )
+    text = verdict(six, np.add(six, [1, -1, 1, 1, -1, 1]))
+    assert "for 4 of 6 seeds. A sign-flip test does not tell them apart: p = " in text
+    assert "a t test misses a difference below 1.48 in more than 20 % of all cases" in text
+    assert verdict(VAE, VAE).startswith("vae and gan have equal means over 5 seeds. 5 seeds cannot")
+    assert "a t test, which assumes normal values, does not tell" in verdict(VAE, GAN).lower()
+
+
+def test_the_direction_of_a_measure_decides_which_run_is_better():
+    low, high = [0.1, 0.2, 0.15], [0.8, 0.7, 0.9]
+    assert verdict(low, high, "precision").startswith("gan is better than vae")
+    assert verdict(low, high, "memorised").startswith("vae is lower than gan")
+    row = verdicts.compare(sample("vae", low, "precision"), sample("gan", high, "precision"))
+    assert (row["first_better"], row["first_low"]) == (0, 0) and row["first_high"] < 0.6
+    row = verdicts.compare(sample("vae", low, "memorised"), sample("gan", high, "memorised"))
+    assert row["first_better"] is row["first_high"] is None
+
+
+def test_runs_without_common_seeds_have_no_comparison_by_seed():
+    a, b = sample("vae", VAE), sample("gan", GAN, seeds=range(4, 9))
+    row = verdicts.compare(a, b)
+    assert (row["pairs"], row["difference"], row["flip_p"], row["least_p"]) == (1, *[None] * 3)
+    assert row["verdict"].startswith("The runs share 1 seed: a t test, which assumes normal values")
 
 
 def test_the_studys_sigma_is_tested_as_a_share_of_the_mean(tmp_path, run):
@@ -136,7 +336,8 @@ def test_tables_show_every_run_and_verdict(tmp_path, run):
     for name, values in {"vae": VAE, "gan": GAN, "ddpm": DDPM}.items():
         put(tmp_path, name, values, measures={"precision": [0.5] * 5})
     text = run(tmp_path).out
-    for part in ("FID: spread over seeds", "26.44", "Runs that differ", "Orders", "The study's σ"):
+    parts = "FID: spread over seeds,26.44,interquartile,σ by its source,Runs that differ,by seed"
+    for part in [*parts.split(","), "FID: ddpm is better than gan", "Orders", "The study's σ"]:
         assert part in text, part
 
 
@@ -190,4 +391,5 @@ def test_equal_values_of_all_seeds_have_no_test(tmp_path, run):
     put(tmp_path, "gan", [5.0, 5.0])
     result = json.loads(run(tmp_path, "--json").out)
     (pair,) = result["comparisons"]
-    assert (pair["gap"], pair["p"], pair["needed"]) == (-2, None, None) and not result["study"]
+    assert (pair["gap"], pair["welch_p"], pair["needed"]) == (-2, None, None)
+    assert "no test, since neither run varies" in pair["verdict"].lower() and not result["study"]
