@@ -36,6 +36,7 @@ from bloodjax.sampling.samples import check_same_samples, read_samples
 from bloodjax.scoring.audit import check_audit, write_audit
 from bloodjax.scoring.evaluate import make_evaluator
 from bloodjax.scoring.score import ScoreConfig, keep_available, write_scores
+from bloodjax.training.averages import check_weights
 from bloodjax.training.loop import TrainConfig, restore, train
 from bloodjax.training.step import OptimizerConfig, make_optimizer
 
@@ -81,6 +82,7 @@ class RunConfig:
                 "images to evaluate by, such as --config.train.evaluate_count=1000, or "
                 "sample.checkpoint=newest"
             )
+        check_weights(self.sample.weights, self.train.ema_decay_long)
 
 
 def main(argv: list[str]) -> None:
@@ -176,7 +178,7 @@ def run_stages(
             board = Board(folder, run.seeds, dataset)
         source = folder.parent / run.sample.model if run.sample.model else folder
         steps = run.train.epochs * -(-len(dataset.images) // run.train.batch_size)
-        tx = make_optimizer(run.optimizer, steps)
+        tx = make_optimizer(run.optimizer, steps, run.train.ema_decay_long)
         labels = no_labels
         if method.classes:
             classes = dataset.classes, dataset.counts, run.sample.labels

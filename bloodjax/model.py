@@ -21,9 +21,10 @@ from bloodjax.methods import Method, Params, Stats
 from bloodjax.runtime import command, compilation, devices, npz
 from bloodjax.runtime.files import read_json
 from bloodjax.runtime.progress import print_line
-from bloodjax.sampling.draw import Weights, check_sampler, make_sampler, select_seed
+from bloodjax.sampling.draw import check_sampler, make_sampler, select_seed
 from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.training import loop
+from bloodjax.training.averages import Weights, check_weights
 from bloodjax.training.step import OptimizerConfig, make_optimizer
 
 SHIPPED = Path(__file__).parent / "pretrained" / "ddpm.npz"
@@ -126,7 +127,7 @@ def load(
     source: str | Path = SHIPPED,
     seed: int | None = None,
     *,
-    weights: str = "ema",
+    weights: Weights = "ema",
     checkpoint: str = "newest",
 ) -> Model:
     """Load a model to draw from, and set up JAX in this process as the commands do.
@@ -135,7 +136,7 @@ def load(
         source: a run's folder, or a file that `save` wrote; by default the one shipped, see
             pretrained/ddpm.md.
         seed: which of a run's seeds; None takes the first.
-        weights: of a run, "ema", the moving average of the parameters, or "raw", the parameters.
+        weights: of a run, "ema", "ema_long" or "raw", see `SampleConfig`.
         checkpoint: of a run, "newest", or "best" by evaluation.
 
     Raises:
@@ -154,26 +155,25 @@ def load(
     return read(source)
 
 
-def load_run(workdir: Path, seed: int | None, weights: str, checkpoint: str) -> Model:
+def load_run(workdir: Path, seed: int | None, weights: Weights, checkpoint: str) -> Model:
     """Load the model of one seed of a run, see `load`."""
     file = workdir / "config.json"
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing: no run was made in this folder")
-    if weights not in get_args(Weights):
-        raise ValueError(f"weights={weights!r}: expected {' or '.join(get_args(Weights))}")
     run = read_json(file)
     config, dataset, seeds = run["config"], run["dataset"], run["config"]["seeds"]
+    ema_decay_long = config.get("train", {}).get("ema_decay_long", 0.0)  # older runs have none
+    check_weights(weights, ema_decay_long)
     if seed is not None and seed not in seeds:
         raise ValueError(f"seed={seed}: {workdir} has the seeds {', '.join(map(str, seeds))}")
 
-    # Restore the checkpoint of all seeds, and select one.
     _, dtype = compilation.PRECISIONS[config["precision"]]
     method = make_method(dataset, config["method"] | {"dtype": dtype})
     trained = workdir.parent / config["sample"]["model"] if config["sample"]["model"] else workdir
-    tx = make_optimizer(OptimizerConfig(**config["optimizer"]))
+    tx = make_optimizer(OptimizerConfig(**config["optimizer"]), ema_decay_long=ema_decay_long)
     state = loop.restore(method, tx, trained, seeds=seeds, checkpoint=checkpoint)
     s = 0 if seed is None else seeds.index(seed)
-    params, stats, _ = select_seed(state, s, "ema" if weights == "ema" else "raw")
+    params, stats, _ = select_seed(state, s, weights)
     origin = {"seed": seeds[s], "step": int(state.step[s]), "weights": weights, **run}
     return Model(method, params, stats, config["sampler"], origin)
 

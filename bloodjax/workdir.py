@@ -24,6 +24,8 @@ FREE = (
     "sample.chunk",
     "sample.export",
 )
+# Keys that older runs lack, and the values that describe them.
+ADDED = {"train.ema_decay_long": 0.0}
 
 
 @contextmanager
@@ -144,7 +146,7 @@ def differences(
 
     Data are compared by their digest: their path may differ.
     """
-    old, new = flatten(before["config"]), flatten(after["config"])
+    old, new = (ADDED | flatten(run["config"]) for run in (before, after))
     for key in sorted(old.keys() | new.keys()):
         same = old.get(key) == new.get(key)
         if not same and key not in FREE and key.split(".")[0] not in (*free, "data"):

@@ -14,7 +14,12 @@ TRAIN = {
     "epochs": 20,  # the paper's
     "batch_size": 128,  # the paper's
     "augment": False,  # not in the paper; True: flips and quarter turns
-    "ema_decay": 0.0,  # none in the paper
+    # Of a moving average of the parameters; none in the paper. Its memory is at most about a
+    # tenth of the steps so far: after N steps all decays above N / (N + 9) give the same average.
+    "ema_decay": 0.0,
+    # Of a second, longer average, between which and the first sample.weights chooses; 0: none. It
+    # costs as much memory as the parameters.
+    "ema_decay_long": 0.0,
     "scan_steps": 0,  # steps per dispatch: 1 on CPU, an epoch on accelerators
     # How seeds are spread over devices: auto times the strategies that make sense and takes the
     # fastest; or a name of bloodjax/training/strategies.py; or loop,vmap, of which the faster one
@@ -36,7 +41,8 @@ SAMPLE = {
     # Classes that a conditional method draws: data, as often as in the data; balanced; or the name
     # of a class.
     "labels": "data",
-    "weights": "ema",  # the average of the parameters; or raw, the last parameters
+    # The average of the parameters; or ema_long, the second one; or raw, the last parameters.
+    "weights": "ema",
     # Images per dispatch and device; 0: 250 on a CPU, 2,500 on accelerators, for which the DDPM of
     # configs/ddpm.py needs 1.4 GiB. Another number is another program, which may round a pixel to
     # the next grey level.

@@ -36,7 +36,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
         }
     )
     config.train.augment = True  # a smear has no up: eight times the data
-    config.train.ema_decay = 0.9985  # a memory of 670 steps of 2,680
+    config.train.ema_decay = 0.9985  # a memory of 670 steps, from step 5,990 on
     config.sampler = {
         "name": "heun",  # Karras et al.; or dpm_solver_pp_2m, ddim
         "steps": 18,  # Karras et al. for 32×32: 35 network calls

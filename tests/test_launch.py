@@ -130,9 +130,20 @@ def test_what_a_run_takes_may_change_and_what_it_is_may_not(tmp_path):
         workdir.open_run(tmp_path, now, few())
         assert json.loads((tmp_path / "config.json").read_text())["config"] == now
         workdir.open_run(tmp_path, config, few())
-    for key in ("train.epochs", "sample.count", "sample.checkpoint"):
+    for key in ("train.epochs", "sample.count", "sample.checkpoint", "train.ema_decay_long"):
         with pytest.raises(ValueError, match=f"belongs to another run: {key} was"):
             workdir.open_run(tmp_path, changed(key, 9), few())
+
+
+def test_a_run_from_before_a_key_goes_on_with_its_default(tmp_path):
+    config = {name: group for name, group in base("x").to_dict().items() if name != "name"}
+    older = config | {"train": {k: v for k, v in config["train"].items() if k != "ema_decay_long"}}
+    workdir.open_run(tmp_path, older, few())
+    longer = config | {"train": config["train"] | {"ema_decay_long": 0.5}}
+    with pytest.raises(ValueError, match=r"run: train\.ema_decay_long was 0\.0, now 0\.5\. Use"):
+        workdir.open_run(tmp_path, longer, few())
+    workdir.check_same_run(tmp_path, config, few())
+    workdir.open_run(tmp_path, config, few())
 
 
 @pytest.mark.parametrize(

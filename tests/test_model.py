@@ -23,7 +23,7 @@ from bloodjax.training.checkpoint import Checkpoints
 SEEDS = (0, 7)
 
 
-def run(folder, name="vae", sampler=(), **changes):
+def run(folder, name="vae", sampler=(), ema_decay_long=0.0, **changes):
     """The folder of a run of two seeds with checkpoint and samples, and what was put into it."""
     options = OPTIONS.get(name, {})
     config = {
@@ -37,8 +37,10 @@ def run(folder, name="vae", sampler=(), **changes):
         | {"labels": "data", "model": "", "export": ()}
         | changes,
     }
+    if ema_decay_long:  # older runs lack the key
+        config["train"] = {"ema_decay_long": ema_decay_long}
     folder.mkdir()
-    made = jax.device_get(state(name, SEEDS))
+    made = jax.device_get(state(name, SEEDS, ema_decay_long))
     workdir.open_run(folder, config, cells())
     Checkpoints(folder / "checkpoints").save(int(made.step[0]), made)
     labels = no_labels
@@ -98,6 +100,19 @@ def test_weights_of_one_kind_are_not_the_others(tmp_path):
     for weights, params in (("ema", made.ema), ("raw", made.params)):
         found = load(tmp_path / "run", weights=weights).params
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), found, params)
+
+
+def test_the_longer_average_goes_into_a_file_if_the_run_has_one(tmp_path):
+    made = run(tmp_path / "run", ema_decay_long=0.999)
+    longer = load(tmp_path / "run", 7, weights="ema_long")
+    expected = {player: average.ema for player, (_, average) in made.opt.items()}
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[1]), longer.params, expected)
+    assert longer.origin["weights"] == "ema_long"
+    model.main([str(tmp_path / "run"), str(tmp_path / "one.npz"), "--weights=ema_long", "--seed=7"])
+    near(load(tmp_path / "one.npz").sample(3), longer.sample(3))
+    run(tmp_path / "older")
+    with pytest.raises(ValueError, match="'ema_long'.*ema_decay_long=0 .*expected ema or raw"):
+        load(tmp_path / "older", weights="ema_long")
 
 
 def test_a_run_that_draws_from_another_s_model_is_loaded_by_it(tmp_path):
@@ -162,7 +177,7 @@ def test_an_unknown_class_and_an_unconditional_model_are_refused_before_any_work
     ("arguments", "words"),
     [
         ({"seed": 5}, "has the seeds 0, 7"),
-        ({"weights": "best"}, "expected ema or raw"),
+        ({"weights": "best"}, "expected ema or ema_long or raw"),
         ({"checkpoint": "best"}, "none was evaluated"),
     ],
 )

@@ -68,6 +68,7 @@ ALLOWED = {  # written by hand, from configs/ and the papers, beside the annotat
     "train.batch_size": whole(1),
     "train.augment": of(True, False),
     "train.ema_decay": real(0, 1, open_high=True),
+    "train.ema_decay_long": real(0, 1, open_high=True),
     "train.scan_steps": whole(0),
     "train.strategy": strategy,
     "train.checkpoint_epochs": whole(1),
@@ -77,7 +78,7 @@ ALLOWED = {  # written by hand, from configs/ and the papers, beside the annotat
     "sample.labels": text,  # of a conditional method; classes are known with the data
     "sample.model": text,
     "sample.checkpoint": of("newest"),  # "best" needs an evaluation, see below
-    "sample.weights": of("ema", "raw"),
+    "sample.weights": of("ema", "raw"),  # "ema_long" needs an average, see below
     "sample.chunk": whole(0),
     "sample.export": each(of("png", "grid")),
     "score.features": each(text),
@@ -122,7 +123,7 @@ BASE = {
 NUMBERS = [0, -1, 1, 2, 20, 1000, 2**32, -0.0, 0.5, 1.0, 1.5, -0.1, 1e-9, 1e300]
 NUMBERS += [math.nan, math.inf, -math.inf]
 OTHERS = [True, False, None, "", "x", "0-4", "3", "nan", "loop,vmap", "auto", "ema", "png", "best"]
-OTHERS += [b"x", {"a": 1}, np.float32(1), np.int64(2), [], [1], ["png", "x"], {3}]
+OTHERS += ["ema_long", b"x", {"a": 1}, np.float32(1), np.int64(2), [], [1], ["png", "x"], {3}]
 VALUES = [*NUMBERS, *OTHERS, (), (0,), (1, 1), (0, -1), (0, 0.5), (0, "1"), (8, 16), (8, None)]
 VALUES += [("png", "grid"), ("png", 1), ((0,),), (math.nan,), (True, False)]
 
@@ -216,6 +217,13 @@ def test_the_best_checkpoint_needs_an_evaluation():
     with pytest.raises(ValueError, match="sample.checkpoint='best', but train.evaluate_count=0"):
         build(best)
     build(with_value(best, "train.evaluate_count", 2))
+
+
+def test_the_longer_average_needs_a_decay():
+    longer = with_value(configuration("vae"), "sample.weights", "ema_long")
+    with pytest.raises(ValueError, match="sample.weights='ema_long', but train.ema_decay_long=0"):
+        build(longer)
+    build(with_value(longer, "train.ema_decay_long", 0.9995))
 
 
 @pytest.mark.parametrize(

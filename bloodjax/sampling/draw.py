@@ -25,10 +25,10 @@ from bloodjax.runtime.progress import console, progress
 from bloodjax.sampling import samples as files
 from bloodjax.sampling.labels import no_labels
 from bloodjax.sampling.samples import Samples, read_array, write_array
+from bloodjax.training.averages import Weights
 from bloodjax.training.step import State
 from bloodjax.training.strategies import spread_over_devices
 
-Weights = Literal["ema", "raw"]  # the moving average of the parameters, or the parameters
 Labels = Callable[[int], np.ndarray]  # count -> int32 [count], the class of each sample or -1
 TRACES = 4  # samples whose traces are kept
 PARTS = ".samples-"  # prefix of the hidden folders with chunks
@@ -44,7 +44,8 @@ class SampleConfig:
         chunk: images per dispatch and device; 0: `CPU_CHUNK` or `CHUNK`, or all if they are
             fewer. Another chunk is another program, which may round a pixel to the next grey level.
         labels: the classes to draw with a conditional method, see `labels.make_labels`.
-        weights: "ema", the moving average of the parameters, or "raw", the parameters.
+        weights: "ema", the moving average of the parameters; "ema_long", the longer one, of
+            `train.ema_decay_long`; or "raw", the parameters.
         checkpoint: "newest", or "best" of those that `train.evaluate_count` evaluated.
         model: the name of the folder beside this run's whose model is sampled; "" for this run's.
         export: further formats to write, see `export.export_run`.
@@ -108,7 +109,9 @@ def make_sampler(method: Method, sampler: dict[str, Any], engine: str) -> Callab
 
 def select_seed(state: State, s: int, weights: Weights) -> tuple[Params, Stats, Array]:
     """Return the parameters, statistics and seed of the s-th seed, on the device."""
-    params = state.ema if weights == "ema" else state.params
+    params = state.params if weights == "raw" else state.ema
+    if weights == "ema_long":  # the last of the optimizer's transformations holds it
+        params = {player: opt[-1].ema for player, opt in state.opt.items()}
     return jax.tree.map(lambda x: jnp.asarray(x[s]), (params, state.stats, state.seed))
 
 

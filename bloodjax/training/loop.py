@@ -17,6 +17,7 @@ from bloodjax.runtime import processes
 from bloodjax.runtime.command import defer_signals, exit_with_signal
 from bloodjax.runtime.progress import console, progress
 from bloodjax.training.autotune import choose_program, parse_strategies
+from bloodjax.training.averages import warm_up
 from bloodjax.training.checkpoint import Checkpoints, Damaged
 from bloodjax.training.log import Log, open_lines, trim
 from bloodjax.training.step import State, abstract_states, epoch_orders, init_states, make_advance
@@ -35,6 +36,7 @@ class TrainConfig:
         batch_size: images per step and seed.
         augment: show each image turned and mirrored at random, see `step.augmented_step`.
         ema_decay: decay of the moving average of the parameters; 0 turns the average off.
+        ema_decay_long: decay of a second, longer average, which `make_optimizer` adds; 0: none.
         scan_steps: steps per dispatch. 0 means 1 on a CPU, where convolutions in loops are slow,
             and an epoch on an accelerator, where dispatches cost more than the loop.
         strategy: how seeds are spread over devices; see `autotune.parse_strategies`.
@@ -48,6 +50,7 @@ class TrainConfig:
     batch_size: Positive = 128
     augment: bool = False
     ema_decay: Annotated[float, Interval(0, 1, open_high=True)] = 0.0
+    ema_decay_long: Annotated[float, Interval(0, 1, open_high=True)] = 0.0
     scan_steps: Count = 0
     strategy: str = "auto"
     checkpoint_epochs: Positive = 1
@@ -87,6 +90,9 @@ def train(
     total, save_every = config.epochs * per_epoch, config.checkpoint_epochs * per_epoch
     dispatch = config.scan_steps or (1 if jax.default_backend() == "cpu" else per_epoch)
     advance = make_advance(method, tx, config.ema_decay, config.augment, dispatch)
+    if config.ema_decay_long and config.ema_decay >= (least := warm_up(total - 1)):
+        remedy = f"choose a train.ema_decay below {least:.4f}"
+        console.print(f"ema_long equals ema in {total:,} steps: {remedy}")
 
     with defer_signals("step") as stop:
         # The state, and the program that advances it

@@ -16,6 +16,7 @@ from bloodjax.images import to_float
 from bloodjax.methods import Batch, Method, Metrics
 from bloodjax.options import Count, Interval
 from bloodjax.randomness import Purpose, key_at
+from bloodjax.training.averages import average_params, update_average
 
 Step = Callable[["State", Batch], tuple["State", Metrics]]
 
@@ -29,7 +30,7 @@ class State(NamedTuple):
         params: player -> parameters, float32.
         stats: player -> moving statistics of BatchNorm; {} without BatchNorm.
         ema: the moving average of params, which sampling uses.
-        opt: player -> state of the optimizer.
+        opt: player -> state of the optimizer, with the second average if there is one.
     """
 
     seed: Array
@@ -63,11 +64,14 @@ class OptimizerConfig:
         options.check(type(self), "optimizer", vars(self))
 
 
-def make_optimizer(config: OptimizerConfig, steps: int = 0) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, steps: int = 0, ema_decay_long: float = 0.0
+) -> optax.GradientTransformation:
     """Return Adam, Kingma and Ba (2015), with ε = 1e-8.
 
     `steps` are those of the whole training; only a learning rate that decays depends on them. A
-    shorter training than the warm-up ends in the warm-up.
+    shorter training than the warm-up ends in the warm-up. With `ema_decay_long` above 0 the state
+    has a second average of the parameters, see `averages`.
     """
     rate: optax.ScalarOrSchedule = config.learning_rate
     if config.decay == "cosine":
@@ -75,10 +79,10 @@ def make_optimizer(config: OptimizerConfig, steps: int = 0) -> optax.GradientTra
         rate = optax.warmup_cosine_decay_schedule(0.0, rate, config.warmup_steps, end)
     elif config.warmup_steps:
         rate = optax.linear_schedule(0.0, rate, config.warmup_steps)
-    adam = optax.adam(rate, config.beta1, config.beta2)
-    if not config.clip_norm:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+    tx = optax.adam(rate, config.beta1, config.beta2)
+    if config.clip_norm:
+        tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+    return optax.chain(tx, average_params(ema_decay_long)) if ema_decay_long else tx
 
 
 def init_state(method: Method, tx: optax.GradientTransformation, seed: Array) -> State:
@@ -117,9 +121,8 @@ def train_step(
     """Update each player in turn, then the moving average.
 
     Each player takes the gradient of its own loss with respect to its own parameters, and sees the
-    players before it already updated. The average starts with a short memory, decay
-    (1 + step) / (10 + step), to forget the initial weights; with `ema_decay` 0 it equals the
-    parameters.
+    players before it already updated. The average starts with a short memory, see `update_average`;
+    with `ema_decay` 0 it equals the parameters.
     """
     params, stats, opt, metrics = state.params, state.stats, dict(state.opt), {}
     for number, (player, loss) in enumerate(method.losses.items()):
@@ -131,8 +134,7 @@ def train_step(
         params = {**params, player: optax.apply_updates(params[player], updates)}
         metrics |= {f"{player}_loss": value, **terms}
 
-    decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-    ema = optax.incremental_update(params, state.ema, 1.0 - decay) if ema_decay else params
+    ema = update_average(state.ema, params, ema_decay, state.step) if ema_decay else params
     return State(state.seed, state.step + 1, params, stats, ema, opt), metrics
 
 

@@ -15,14 +15,18 @@ OPTIONS = {
 }
 
 
-def state(name, seeds=(0, 7)):
-    tx = step.make_optimizer(OptimizerConfig())
+def state(name, seeds=(0, 7), ema_decay_long=0.0):
+    tx = step.make_optimizer(OptimizerConfig(), ema_decay_long=ema_decay_long)
     init = jax.vmap(lambda seed: step.init_state(method(name), tx, seed))
     made = jax.device_get(init(jnp.asarray(seeds, jnp.uint32)))
     # Zero-initialised layers would make every chunking look right.
     rng = np.random.default_rng(0)
     noise = jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape).astype(x.dtype), made.ema)
-    return made._replace(ema=noise)
+    opt = made.opt
+    if ema_decay_long:
+        longer = {player: jax.tree.map(lambda x: 1.5 * x, noise[player]) for player in opt}
+        opt = {p: (adam, average._replace(ema=longer[p])) for p, (adam, average) in opt.items()}
+    return made._replace(ema=noise, opt=opt)
 
 
 def write(folder, name="vae", model=None, count=11, chunk=4, **changes):

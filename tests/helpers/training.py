@@ -16,7 +16,9 @@ def run(workdir, name="vae", seeds=(0,), optimizer=None, evaluate=None, on_writt
     workdir.mkdir(exist_ok=True)
     return loop.train(
         method(name),
-        make_optimizer(OptimizerConfig(**optimizer or {})),
+        make_optimizer(
+            OptimizerConfig(**optimizer or {}), ema_decay_long=changes.get("ema_decay_long", 0.0)
+        ),
         cells(),
         workdir,
         seeds=seeds,

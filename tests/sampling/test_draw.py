@@ -84,6 +84,24 @@ def test_sampling_uses_the_weights_asked_for(weights, other, tmp_path):
         assert len(np.unique(file["images"])) > 9
 
 
+@pytest.mark.parametrize("name", ["vae", "gan"])
+def test_sampling_uses_the_longer_average_where_it_is_asked_for(name, tmp_path):
+    model = state(name, ema_decay_long=0.999)
+    longer = {player: average.ema for player, (_, average) in model.opt.items()}
+    samples = {}
+    for folder, weights, drawn_from in (
+        ("long", "ema_long", model),
+        ("expected", "ema", model._replace(ema=longer)),
+        ("short", "ema", model),
+    ):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, name, drawn_from, weights=weights)
+        with np.load(tmp_path / folder / "samples.npz") as file:
+            samples[folder] = file["images"]
+    np.testing.assert_array_equal(samples["long"], samples["expected"])
+    assert not np.array_equal(samples["long"], samples["short"])
+
+
 def test_other_weights_are_other_samples_of_the_same_training(tmp_path):
     average = draw(tmp_path / "a", "vae")["images"]
     with pytest.raises(ValueError, match="made with .*'ema'.*, now .*'raw'.*--mode=sample"):
