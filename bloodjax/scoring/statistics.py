@@ -24,6 +24,7 @@ from bloodjax.scoring.tables import STUDY
 from bloodjax.scoring.verdicts import CAUTION, Row, compare_runs
 
 STUDY_SEEDS = 5
+RANKED = (DISTANCE, "kid")  # measures that tables rank the runs by
 IQM_SEEDS = 5  # at least, for an interquartile mean
 ONE_SET = (
     "Each trained model has one set of samples, drawn with the seed of its training. σ of models "
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def analyze(samples: Sequence[Sample]) -> dict[str, list[Any]]:
-    """Return spreads, components, comparisons, rankings and the study's σ, each a list of rows.
+    """Return spreads, components, comparisons, ranks and the study's σ, each a list of rows.
 
     "notes" name the runs that do not compare with other runs.
     """
@@ -62,6 +63,7 @@ def analyze(samples: Sequence[Sample]) -> dict[str, list[Any]]:
         "spreads": [describe_spread(x) for x in samples],
         "components": [describe_components(x) for x in distances],
         "comparisons": compare_runs(alike),
+        "ranks": rank_runs(alike),
         "rankings": compare_rankings(alike),
         "study": [compare_study(x) for x in distances if x.method in STUDY and x.std],
         "notes": notes,
@@ -105,13 +107,29 @@ def describe_components(x: Sample) -> Row:
     return row | dict(zip(("models", "reals"), parts, strict=True))
 
 
-def compare_rankings(samples: Sequence[Sample]) -> list[Row]:
-    """Return Kendall's τ-b (1945) between the orders of the runs by each two measures."""
+def orient_means(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Return "space measure" -> run -> mean over seeds, with a sign that makes lower better."""
     means: dict[str, dict[str, float]] = defaultdict(dict)
     for x in samples:
         if better := BETTER[x.measure]:
             means[f"{x.space} {x.measure}"][x.run] = x.mean if better == "lower" else -x.mean
-    rows = []
+    return means
+
+
+def rank_runs(samples: Sequence[Sample]) -> list[Row]:
+    """Return each run's rank by the measures of `RANKED` in each space; 1 is best."""
+    means = orient_means([x for x in samples if x.measure in RANKED])
+    ranks = {
+        name: dict(zip(runs, map(int, stats.rankdata([*runs.values()], "min")), strict=True))
+        for name, runs in means.items()
+    }
+    runs = dict.fromkeys(x.run for x in samples)
+    return [{"run": run} | {name: rank.get(run) for name, rank in ranks.items()} for run in runs]
+
+
+def compare_rankings(samples: Sequence[Sample]) -> list[Row]:
+    """Return Kendall's τ-b (1945) between the orders of the runs by each two measures."""
+    means, rows = orient_means(samples), []
     for first, second in combinations(means, 2):
         runs = [run for run in means[first] if run in means[second]]
         if len(runs) > 2:  # two runs agree or do not
@@ -143,7 +161,7 @@ PAIRS = "first second space pairs difference low high flip_p least_p detectable"
 
 
 def print_tables(result: Mapping[str, Sequence[Any]]) -> None:
-    """Print the results of `analyze`; comparisons and orders by the distances alone."""
+    """Print the results of `analyze`: comparisons by the distances, orders by `RANKED`."""
     # Each run by itself
     for space in dict.fromkeys(row["space"] for row in result["spreads"]):
         rows = [row for row in result["spreads"] if row["space"] == space]
@@ -159,7 +177,13 @@ def print_tables(result: Mapping[str, Sequence[Any]]) -> None:
     print_table("Differences by seed", [row for row in pairs if row["pairs"] > 1], PAIRS)
     if pairs:
         print_text("", *(f"{row['space']}: {row['verdict']}" for row in pairs), CAUTION)
-    orders = [row for row in result["rankings"] if row["first"].endswith(DISTANCE)]
+    if pairs:
+        print_table("Ranks of the runs, 1 is best", result["ranks"])
+    orders = [
+        row
+        for row in result["rankings"]
+        if {row[side].split()[-1] for side in ("first", "second")} <= set(RANKED)
+    ]
     print_table("Orders of the runs by two measures", orders)
     print_table("The study's σ beside the σ of seeds, as shares of the means", result["study"])
 

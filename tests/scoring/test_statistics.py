@@ -332,13 +332,25 @@ def test_orders_are_compared_with_the_better_run_first(tmp_path, run):
     assert {row["runs"] for row in orders} == {4}
 
 
+def test_runs_are_ranked_by_each_distance_and_kid(tmp_path, run):
+    for name, value, kid in (("vae_a", 3.0, 0.2), ("vae_b", 1.0, 0.2), ("vae_c", 2.0, 0.1)):
+        put(tmp_path, name, [value, value + 0.5], measures={"kid": [kid, kid], "recall": [1, 0]})
+    assert json.loads(run(tmp_path, "--json").out)["ranks"] == [
+        {"run": "vae_a", "FID value": 3, "FID kid": 2},
+        {"run": "vae_b", "FID value": 1, "FID kid": 2},
+        {"run": "vae_c", "FID value": 2, "FID kid": 1},
+    ]
+
+
 def test_tables_show_every_run_and_verdict(tmp_path, run):
     for name, values in {"vae": VAE, "gan": GAN, "ddpm": DDPM}.items():
-        put(tmp_path, name, values, measures={"precision": [0.5] * 5})
+        put(tmp_path, name, values, measures={"kid": values, "recall": [0.5] * 5})
     text = run(tmp_path).out
     parts = "FID: spread over seeds,26.44,interquartile,σ by its source,Runs that differ,by seed"
-    for part in [*parts.split(","), "FID: ddpm is better than gan", "Orders", "The study's σ"]:
+    verdicts = "FID: ddpm is better than gan,Ranks,Orders,The study's σ"
+    for part in f"{parts},{verdicts}".split(","):
         assert part in text, part
+    assert "FID recall" not in text  # ranks are those of distances and KID
 
 
 # ---- what cannot be compared -------------------------------------------------------------------
