@@ -58,7 +58,9 @@ def launch(cells, environment, tmp_path):
     return start
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name", ["vae", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gan", "ddpm"))]
+)
 def test_one_command_leaves_the_whole_workdir(launch, name, tmp_path, cells):
     done = launch("--config.seeds=0,3", name=name)
     assert done.returncode == 0, done.stderr

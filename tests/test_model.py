@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.sampling import OPTIONS, near, state
-from helpers.tiny import SHAPE, SMALL, cells, method
+from helpers.tiny import NAMES, SHAPE, SMALL, cells, method
 from PIL import Image
 
-from bloodjax import draw, methods, model, workdir
+from bloodjax import draw, model, workdir
 from bloodjax.model import load, save
 from bloodjax.sampling import draw as sample
 from bloodjax.sampling.draw import SampleConfig
@@ -23,8 +23,8 @@ from bloodjax.training.checkpoint import Checkpoints
 SEEDS = (0, 7)
 
 
-def run(folder, name="vae", sampler=(), ema_decay_long=0.0, **changes):
-    """The folder of a run of two seeds with checkpoint and samples, and what was put into it."""
+def run(folder, name="vae", sampler=(), samples=True, ema_decay_long=0.0, **changes):
+    """The folder of a run of two seeds with a checkpoint and, if `samples`, samples; the state."""
     options = OPTIONS.get(name, {})
     config = {
         "name": name,
@@ -43,6 +43,8 @@ def run(folder, name="vae", sampler=(), ema_decay_long=0.0, **changes):
     made = jax.device_get(state(name, SEEDS, ema_decay_long))
     workdir.open_run(folder, config, cells())
     Checkpoints(folder / "checkpoints").save(int(made.step[0]), made)
+    if not samples:
+        return made
     labels = no_labels
     if method(name).classes:
         labels = functools.partial(make_labels, cells().classes, cells().counts, "data")
@@ -56,7 +58,7 @@ def drawn(folder):
         return file["images"]
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_a_run_is_drawn_from_in_three_lines(tmp_path, name):
     run(tmp_path / "run", name)
     for s, seed in enumerate(SEEDS):
@@ -77,7 +79,7 @@ def test_more_images_begin_with_the_same_ones_in_chunks_and_out(tmp_path, monkey
     near(load(tmp_path / "run").sample(2), whole[:2])
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_a_file_has_the_model_in_half_the_bytes(tmp_path, name):
     run(tmp_path / "run", name)
     whole = load(tmp_path / "run", 7)
@@ -135,6 +137,7 @@ def test_the_sampler_s_options_are_those_of_the_run_or_the_call(tmp_path):
         ours.sample(2, step=3)
 
 
+@pytest.mark.slow
 def test_classes_are_drawn_by_name_by_number_and_as_in_the_data(tmp_path):
     run(tmp_path / "run", "edm")
     save(load(tmp_path / "run"), tmp_path / "one.npz")
@@ -156,8 +159,8 @@ def test_classes_are_drawn_by_name_by_number_and_as_in_the_data(tmp_path):
 def test_an_unknown_class_and_an_unconditional_model_are_refused_before_any_work(
     tmp_path, monkeypatch
 ):
-    run(tmp_path / "run", "edm")
-    run(tmp_path / "ddpm", "ddpm")
+    run(tmp_path / "run", "edm", samples=False)
+    run(tmp_path / "ddpm", "ddpm", samples=False)
     monkeypatch.setattr(model, "compile_sampler", lambda *a, **k: lambda *a: pytest.fail("draws"))
     conditional, plain = load(tmp_path / "run"), load(tmp_path / "ddpm")
     for label in ("c", 2, -1):

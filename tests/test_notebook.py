@@ -13,6 +13,7 @@ SMALL = 'EPOCHS, SAMPLES, SPLIT = 1, 60, "val"\nimport warnings\nwarnings.simple
 missing = [name for name in ("nbformat", "nbclient", "ipykernel") if find_spec(name) is None]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(missing), reason=f"needs {' and '.join(missing)}")
 # warnings of one part of Jupyter about another
 @pytest.mark.filterwarnings("default:::jupyter_client", "default:::zmq", "default:::nbclient")

@@ -141,6 +141,7 @@ def small(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_quick_benchmark_writes_every_row(small, tmp_path):
     measured = small(tmp_path, noisy(), BenchConfig(quick=True))
     content = json.loads((tmp_path / "speed.json").read_text())

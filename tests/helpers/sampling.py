@@ -1,5 +1,7 @@
 """States and samples of tiny models."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ OPTIONS = {
 }
 
 
+@functools.cache  # tracing the network takes seconds
 def state(name, seeds=(0, 7), ema_decay_long=0.0):
     tx = step.make_optimizer(OptimizerConfig(), ema_decay_long=ema_decay_long)
     init = jax.vmap(lambda seed: step.init_state(method(name), tx, seed))

@@ -34,6 +34,13 @@ SMALL = {
 }
 
 
+# The EDM shares network and samplers with the DDPM, and compiles twice as long.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "edm" else name
+    for name in methods.names()
+]
+
+
 def method(name="vae"):
     return methods.make(name, shape=SHAPE, classes=2, **SMALL[name])
 

@@ -214,6 +214,7 @@ def test_it_trains_and_samples():
     assert image.shape == (12, 12, 3) and np.abs(image).max() <= 1
 
 
+@pytest.mark.slow
 def test_in_bfloat16_it_is_nearly_the_same():
     x, t = normal(2, 12, 12, 3), np.array([3.0, 9.0], np.float32)
     params = random_variables(CourseUNet(), x, t)

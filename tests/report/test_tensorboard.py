@@ -199,6 +199,7 @@ KILLS = {
 }
 
 
+@pytest.mark.slow
 @written
 @pytest.mark.parametrize("kill", KILLS)
 def test_after_a_kill_every_step_is_shown_once(kill, tmp_path, monkeypatch):

@@ -123,6 +123,7 @@ STOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", STOPS)
 def test_stopped_and_resumed_is_the_straight_run(stop, tmp_path, monkeypatch):
     place, name, make, saved = STOPS[stop]

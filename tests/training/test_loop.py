@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.tiny import cells, method
+from helpers.tiny import NAMES, cells, method
 from helpers.training import equal, lines, run, timeless
 
-from bloodjax import methods
 from bloodjax.images import to_float
 from bloodjax.training import log as metrics
 from bloodjax.training import loop
@@ -174,7 +173,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_stopped_and_resumed_is_bitwise_the_straight_run(name, tmp_path):
     straight = run(tmp_path / "straight", name, seeds=(0, 5))
     run(tmp_path / "resumed", name, seeds=(0, 5), epochs=1)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.sampling import OPTIONS
-from helpers.tiny import SMALL, cells
+from helpers.tiny import NAMES, SMALL, cells
 
 from bloodjax import methods
 from bloodjax.features.bloodnet import extractor as bloodnet
@@ -338,7 +338,7 @@ def exported(jitted, *arguments):
 
 
 @pytest.mark.parametrize("strategy", strategies.STRATEGIES[:4])
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_sweeps_can_be_made_for_cuda(name, strategy):
     program = sweep_of(name, strategy, 2, 8, most=5)
     state, orders, *shared = arguments(program, name, (0, 1), 8)
