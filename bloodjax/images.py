@@ -44,6 +44,18 @@ def as_pixels(images: np.ndarray) -> np.ndarray:
     return quantise(images) if floats else images
 
 
+def scale_min_max(images: np.ndarray) -> np.ndarray:
+    """Scale each image to 0..255 by its own minimum and maximum, as uint8 [N, H, W, 1 or 3].
+
+    An image of one value is left as it is. The arguments and errors are those of `as_pixels`.
+    """
+    pixels = as_pixels(images)
+    low, high = (np.float32(f(pixels, axis=(1, 2, 3), keepdims=True)) for f in (np.min, np.max))
+    flat = high == low
+    low, high = np.where(flat, 0, low), np.where(flat, 255, high)
+    return np.rint((pixels - low) * 255 / (high - low)).astype(np.uint8)
+
+
 def _remedy(images: np.ndarray) -> str:
     """Return the expression that makes images of these, as far as it can be known."""
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):

@@ -4,7 +4,8 @@ python launch.py --config=configs/ablation.py        hours on two CPU cores
     --config.order=t200_clip_ema_posterior,t200_free_ema_posterior      a part, in the same workdir
 
 Two trainings of the U-Net of the course that the study was made in, one with 1000 timesteps and one
-with 200, each sampled in eight ways, all scored with the right input range and with two wrong ones.
+with 200, each sampled in eight ways, all scored with the right input range and with three wrong
+ones.
 """
 
 import itertools
@@ -16,7 +17,8 @@ from configs.base import check
 from configs.paper import study
 
 SPACES = ("bloodnet", "inception")
-RANGES = ("", ":raw-range", ":raw-reals")  # right; both wrong; the real images wrong
+# Right; both wrong; the real images wrong; each sample scaled by itself.
+RANGES = ("", ":raw-range", ":raw-reals", ":min-max")
 COLUMNS = ("method.timesteps", "sampler.clip", "sample.weights", "sampler.variance")
 
 

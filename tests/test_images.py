@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bloodjax.images import as_uint8, to_float, to_uint8
+from bloodjax.images import as_uint8, scale_min_max, to_float, to_uint8
 
 
 @pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "jit"])
@@ -129,3 +129,10 @@ def test_what_is_no_image_is_refused_with_the_remedy(shape, dtype, remedy):
     actual = rf"images are \w+ {re.escape(str(list(shape)))}: expected uint8 \[N, H, W, 1 or 3\]"
     with pytest.raises(ValueError, match=f"{actual}.*; {re.escape(remedy)}"):
         as_uint8(np.zeros(shape, dtype))
+
+
+def test_each_image_is_scaled_to_its_own_range_and_a_flat_one_is_left():
+    pixels = np.array([[3, 5, 13], [0, 128, 255], [7, 7, 7]], np.uint8).reshape(3, 1, 3, 1)
+    scaled = scale_min_max(pixels)
+    assert scaled.dtype == np.uint8 and scaled.shape == pixels.shape
+    assert scaled.reshape(3, 3).tolist() == [[0, 51, 255], [0, 128, 255], [7, 7, 7]]

@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bloodjax.images import scale_min_max
+
 # Protocols of every space, here only to explain numbers that were published with them: images in
-# [-1, 1] given to a network that expects [0, 1], either all images or real ones alone.
-RAW_RANGE, RAW_REALS = MISTAKES = ("raw-range", "raw-reals")
+# [-1, 1] given to a network that expects [0, 1], either all images or real ones alone; generated
+# images that are each scaled to the whole range, as by torchvision's make_grid(scale_each=True).
+RAW_RANGE, RAW_REALS, MIN_MAX = MISTAKES = ("raw-range", "raw-reals", "min-max")
 
 
 class Extractor(NamedTuple):
@@ -70,6 +73,12 @@ def make(name: str, **options: object) -> Extractor:
     if protocol == RAW_REALS:
         raw, right = make(f"{space}:{RAW_RANGE}", **options), make(space, **options)
         return raw._replace(name=f"{right.name}-{RAW_REALS}", protocol=RAW_REALS, generated=right)
+    if protocol == MIN_MAX:
+        right = make(space, **options)
+        scaled = right._replace(features=lambda images: right.features(scale_min_max(images)))
+        name = f"{right.name}-{MIN_MAX}"
+        changes = {"name": name, "protocol": MIN_MAX, "classify": None, "classes": ()}
+        return right._replace(**changes, generated=scaled)
     make_extractor = importlib.import_module(f"{__name__}.{space}").make_extractor
     if protocol:
         options["protocol"] = protocol

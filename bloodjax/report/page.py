@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bloodjax.features import MISTAKES
-from bloodjax.report.texts import DATA, NOT_SCORED, RAW_RANGE, SECTIONS, SPACES, SYNTHETIC
+from bloodjax.report.texts import DATA, MISTAKE, NOT_SCORED, SECTIONS, SPACES, SYNTHETIC
 from bloodjax.runtime.files import atomic_write, flatten, write_text
 from bloodjax.runtime.progress import console
 from bloodjax.scoring.scores import Scores, Summary, score_key
@@ -128,7 +128,7 @@ def headline(summary: Summary, scores: Scores) -> str:
     if summary["name"] != "fid":
         text += f" This is not FID, which uses other features: compare {name} only with {name}."
     if summary["features"].endswith(MISTAKES):
-        text += f" {RAW_RANGE}"
+        text += f" {MISTAKE}"
     return (
         f'<div class="score">{escape(name)}<b>{format_mean_std(summary)}</b>'
         f"floor {format_value(summary['floor'])}</div>{paragraph(text)}"

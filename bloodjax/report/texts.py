@@ -29,10 +29,10 @@ SECTIONS = {  # picture -> heading and caption
         "letters that the picture's font lacks stands there by its number, from 0.",
     ),
 }
-RAW_RANGE = (
+MISTAKE = (
     "Here the network got images in a range that it does not expect: all images with raw-range, "
-    "only the real ones with raw-reals. Some published numbers were made this way. This value "
-    "explains them and measures nothing else."
+    "only the real ones with raw-reals, each sample scaled to its own range with min-max. Some "
+    "published numbers were made this way. This value explains them and measures nothing else."
 )
 SYNTHETIC = (
     "Synthetic cells, not BloodMNIST: these images are computed to try the software. No number "

@@ -102,7 +102,7 @@ def test_classify_gives_probabilities(space):
 
 def test_refuses_a_protocol_that_it_does_not_have(space):
     name = space.name.partition("-")[0]
-    with pytest.raises(ValueError, match="protocol='tf': expected .*raw-range, raw-reals"):
+    with pytest.raises(ValueError, match="protocol='tf': expected .*raw-range, raw-reals, min-max"):
         features.make(f"{name}:tf")
 
 
@@ -125,7 +125,7 @@ def test_a_mistake_passes_for_nothing_else(space, mistakes):
         assert (made.classify, made.classes) == (None, ())
     data = Dataset(noise(1, 28, 28, 3), np.zeros(1, np.int32), ("a",), "noise", "00" * 32)
     folders = {cache_folder(own, data) for own in (space, *mistakes.values())}
-    assert len(folders) == 3
+    assert len(folders) == 4
 
 
 def test_real_and_generated_images_are_read_as_the_mistake_says(space, mistakes):
@@ -136,6 +136,12 @@ def test_real_and_generated_images_are_read_as_the_mistake_says(space, mistakes)
     np.testing.assert_array_equal(reals.features(images), raw)
     np.testing.assert_array_equal(reals.generated.features(images), right)
     assert both.generated is None is space.generated
+    scaled = mistakes["min-max"]
+    np.testing.assert_array_equal(scaled.features(images), right)
+    dark = images // 4 + 30
+    dark[:, 0, 0] = (30, 93, 60)  # the range of each image
+    bright = np.rint((dark - 30.0) * 255 / 63).astype(np.uint8)
+    np.testing.assert_array_equal(scaled.generated.features(dark), space.features(bright))
 
 
 # ---- BloodNet: what is shipped ---------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_the_page_says_what_was_found(reported):
 
 
 @pytest.mark.parametrize("space", ["bloodnet", "inception", "inception-64"])
-@pytest.mark.parametrize("mistake", ["", "-raw-range", "-raw-reals"])
+@pytest.mark.parametrize("mistake", ["", "-raw-range", "-raw-reals", "-min-max"])
 def test_a_mistake_is_called_one(space, mistake):
     summary = {**SCORES["summary"][0], "features": space + mistake}
     text = headline(summary, SCORES)
