@@ -19,7 +19,6 @@ from bloodjax.data import Dataset
 from bloodjax.methods import Method
 from bloodjax.options import Seed
 from bloodjax.report.run import write_report
-from bloodjax.report.study import write_study_report
 from bloodjax.report.tensorboard import Board, LogConfig
 from bloodjax.runtime import command, compilation, devices, processes
 from bloodjax.runtime.progress import console
@@ -128,6 +127,9 @@ def main(argv: list[str]) -> None:
             console.rule(str(path))
         run_stages(mode, runs[path], run, models[path], dataset, path)
     if "runs" in config and mode in ("run", "report") and processes.is_main():
+        # Imports SciPy's statistics, a second that no other command needs
+        from bloodjax.report.study import write_study_report
+
         write_study_report(config["title"], config["columns"], runs, dataset, folder)
     processes.barrier()  # all processes leave together
 
