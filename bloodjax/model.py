@@ -27,7 +27,7 @@ from bloodjax.training import loop
 from bloodjax.training.averages import Weights, check_weights
 from bloodjax.training.step import OptimizerConfig, make_optimizer
 
-SHIPPED = Path(__file__).parent / "pretrained" / "ddpm.npz"
+SHIPPED = Path(__file__).parent / "pretrained" / "edm.npz"
 TREES = ("params", "stats")
 # Images per dispatch and device. On a CPU eight are as fast as hundreds, and the bar moves.
 CHUNK, CPU_CHUNK = 256, 8
@@ -134,7 +134,7 @@ def load(
 
     Args:
         source: a run's folder, or a file that `save` wrote; by default the one shipped, see
-            pretrained/ddpm.md.
+            pretrained/edm.md.
         seed: which of a run's seeds; None takes the first.
         weights: of a run, "ema", "ema_long" or "raw", see `SampleConfig`.
         checkpoint: of a run, "newest", or "best" by evaluation.

@@ -14,6 +14,7 @@ from helpers.tiny import NAMES, SHAPE, SMALL, cells, method
 from PIL import Image
 
 from bloodjax import draw, model, workdir
+from bloodjax.data.sources.bloodmnist import CLASSES
 from bloodjax.model import load, save
 from bloodjax.sampling import draw as sample
 from bloodjax.sampling.draw import SampleConfig
@@ -275,8 +276,10 @@ def test_the_command_draws_a_class(tmp_path, capsys):
 def test_the_model_that_comes_with_bloodjax_draws_cells(tmp_path):
     """From the start of a process, by the default command; few steps, as the tests' XLA is slow."""
     command = [sys.executable, "-m", "bloodjax.draw", str(tmp_path / "cells.npz")]
-    done = subprocess.run([*command, "--count=4", "--steps=4"], capture_output=True, text=True)
+    few = ["--count=4", "--steps=4", "--class=lymphocyte"]
+    done = subprocess.run([*command, *few], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "cells.npz") as file:
+        assert file["labels"].tolist() == [CLASSES.index("lymphocyte")] * 4
         assert file["images"].shape == (4, 28, 28, 3)
         assert file["images"].std() > 20
