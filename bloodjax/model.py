@@ -19,13 +19,14 @@ from jax import Array, random
 from bloodjax import methods
 from bloodjax.methods import Method, Params, Stats
 from bloodjax.runtime import command, compilation, devices, npz
-from bloodjax.runtime.files import read_json
+from bloodjax.runtime.files import flatten, read_json
 from bloodjax.runtime.progress import print_line
 from bloodjax.sampling.draw import check_sampler, make_sampler, select_seed
 from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.training import loop
 from bloodjax.training.averages import Weights, check_weights
 from bloodjax.training.step import OptimizerConfig, make_optimizer
+from bloodjax.workdir import ADDED
 
 SHIPPED = Path(__file__).parent / "pretrained" / "edm.npz"
 TREES = ("params", "stats")
@@ -162,11 +163,10 @@ def load_run(workdir: Path, seed: int | None, weights: Weights, checkpoint: str)
         raise FileNotFoundError(f"{file} is missing: no run was made in this folder")
     run = read_json(file)
     config, dataset, seeds = run["config"], run["dataset"], run["config"]["seeds"]
-    ema_decay_long = config.get("train", {}).get("ema_decay_long", 0.0)  # older runs have none
+    ema_decay_long = (ADDED | flatten(config))["train.ema_decay_long"]
     check_weights(weights, ema_decay_long)
     if seed is not None and seed not in seeds:
         raise ValueError(f"seed={seed}: {workdir} has the seeds {', '.join(map(str, seeds))}")
-
     _, dtype = compilation.PRECISIONS[config["precision"]]
     method = make_method(dataset, config["method"] | {"dtype": dtype})
     trained = workdir.parent / config["sample"]["model"] if config["sample"]["model"] else workdir

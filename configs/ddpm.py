@@ -27,7 +27,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
         "conditional": False,  # the study's; True: draws by class, see configs/edm.py
         "label_drop": 0.1,  # of a conditional one, see configs/edm.py
     }
-    config.train.ema_decay = 0.998  # a memory of 500 steps, from step 4,490 on
+    config.train.ema_decay = 0.998  # a memory of 500 steps; a tenth of the steps before step 4,490
     config.sampler = {
         "name": "ddim",  # or heun, dpm_solver_pp_2m, both with eta 0
         "steps": 1000,  # all timesteps, with eta 1: the ancestral sampler of Ho et al.

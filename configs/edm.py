@@ -36,7 +36,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
         }
     )
     config.train.augment = True  # a smear has no up: eight times the data
-    config.train.ema_decay = 0.9985  # a memory of 670 steps, from step 5,990 on
+    config.train.ema_decay = 0.9985  # a memory of 670 steps; a tenth of the steps before step 5,990
     config.sampler = {
         # Lu et al.; or heun, whose 18 steps of Karras et al. take 35 network calls; or ddim.
         "name": "dpm_solver_pp_2m",

@@ -276,8 +276,8 @@ def test_the_command_draws_a_class(tmp_path, capsys):
 def test_the_model_that_comes_with_bloodjax_draws_cells(tmp_path):
     """From the start of a process, by the default command; few steps, as the tests' XLA is slow."""
     command = [sys.executable, "-m", "bloodjax.draw", str(tmp_path / "cells.npz")]
-    few = ["--count=4", "--steps=4", "--class=lymphocyte"]
-    done = subprocess.run([*command, *few], capture_output=True, text=True)
+    options = ["--count=4", "--steps=4", "--class=lymphocyte"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "cells.npz") as file:
         assert file["labels"].tolist() == [CLASSES.index("lymphocyte")] * 4

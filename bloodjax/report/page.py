@@ -15,7 +15,7 @@ from bloodjax.scoring.scores import Scores, Summary, score_key
 from bloodjax.scoring.tables import explain_spreads, format_mean_std, format_value, title
 
 Table = list[tuple[str, ...]]  # rows of plain text, header first
-LONG = 80  # letters of a cell whose lines are broken
+LONG = 80  # letters; the text of a longer cell wraps
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --muted: #5d6573; --paper: #fff; --card: #f4f5f7;
   --line: #dfe2e7; --real: #9aa3b2; --fake: #c2603f; }

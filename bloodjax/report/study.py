@@ -158,7 +158,7 @@ def metric_rows(parts: Sequence[Part], key: Key) -> Table:
 
 
 def verdict_rows(parts: Sequence[Part]) -> Table:
-    """Return what the seeds tell of each two runs that compare, or [] without such runs."""
+    """Return a verdict on each pair of runs that compare, or [] without such a pair."""
     samples = []
     for part in parts:
         if not find_fault(part.scores["scores"]):

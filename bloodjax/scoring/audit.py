@@ -231,5 +231,5 @@ def area_under_curve(positive: np.ndarray, negative: np.ndarray) -> float:
 
     This is the area under the ROC curve, and the U of Mann and Whitney over the number of pairs.
     """
-    below = [np.searchsorted(np.sort(negative), positive, side) for side in ("left", "right")]
-    return float(np.mean(below) / len(negative))
+    counts = [np.searchsorted(np.sort(negative), positive, side) for side in ("left", "right")]
+    return float(np.mean(counts) / len(negative))

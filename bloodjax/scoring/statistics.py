@@ -1,4 +1,4 @@
-"""What the seeds of a study can tell: spreads, comparisons of runs, and rankings.
+"""What the seeds of a study can tell: spreads, comparisons of runs, and their orders.
 
 python -m bloodjax.scoring.statistics runs/paper [--json]
 """
@@ -64,7 +64,7 @@ def analyze(samples: Sequence[Sample]) -> dict[str, list[Any]]:
         "components": [describe_components(x) for x in distances],
         "comparisons": compare_runs(alike),
         "ranks": rank_runs(alike),
-        "rankings": compare_rankings(alike),
+        "orders": compare_orders(alike),
         "study": [compare_study(x) for x in distances if x.method in STUDY and x.std],
         "notes": notes,
     }
@@ -127,7 +127,7 @@ def rank_runs(samples: Sequence[Sample]) -> list[Row]:
     return [{"run": run} | {name: rank.get(run) for name, rank in ranks.items()} for run in runs]
 
 
-def compare_rankings(samples: Sequence[Sample]) -> list[Row]:
+def compare_orders(samples: Sequence[Sample]) -> list[Row]:
     """Return Kendall's τ-b (1945) between the orders of the runs by each two measures."""
     means, rows = orient_means(samples), []
     for first, second in combinations(means, 2):
@@ -177,11 +177,10 @@ def print_tables(result: Mapping[str, Sequence[Any]]) -> None:
     print_table("Differences by seed", [row for row in pairs if row["pairs"] > 1], PAIRS)
     if pairs:
         print_text("", *(f"{row['space']}: {row['verdict']}" for row in pairs), CAUTION)
-    if pairs:
         print_table("Ranks of the runs, 1 is best", result["ranks"])
     orders = [
         row
-        for row in result["rankings"]
+        for row in result["orders"]
         if {row[side].split()[-1] for side in ("first", "second")} <= set(RANKED)
     ]
     print_table("Orders of the runs by two measures", orders)

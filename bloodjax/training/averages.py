@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from bloodjax.runtime.progress import console
+
 # A moving average of the parameters, the longer one, or the parameters
 Weights = Literal["ema", "ema_long", "raw"]
 
@@ -22,6 +24,13 @@ def warm_up(step: Any) -> Any:
 def update_average(average: Any, params: Any, decay: float, step: Array) -> Any:
     """Return the moving average after one more step, with a short memory at first."""
     return optax.incremental_update(params, average, 1.0 - jnp.minimum(decay, warm_up(step)))
+
+
+def report_equal_averages(ema_decay: float, ema_decay_long: float, steps: int) -> None:
+    """Print that a longer average equals the first if the warm-up limits both to the last step."""
+    if ema_decay_long and ema_decay >= (limit := warm_up(steps - 1)):
+        remedy = f"choose a train.ema_decay below {limit:.4f}"
+        console.print(f"ema_long equals ema in {steps:,} steps: {remedy}")
 
 
 def average_params(decay: float) -> optax.GradientTransformation:

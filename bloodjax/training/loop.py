@@ -17,7 +17,7 @@ from bloodjax.runtime import processes
 from bloodjax.runtime.command import defer_signals, exit_with_signal
 from bloodjax.runtime.progress import console, progress
 from bloodjax.training.autotune import choose_program, parse_strategies
-from bloodjax.training.averages import warm_up
+from bloodjax.training.averages import report_equal_averages
 from bloodjax.training.checkpoint import Checkpoints, Damaged
 from bloodjax.training.log import Log, open_lines, trim
 from bloodjax.training.step import State, abstract_states, epoch_orders, init_states, make_advance
@@ -90,9 +90,7 @@ def train(
     total, save_every = config.epochs * per_epoch, config.checkpoint_epochs * per_epoch
     dispatch = config.scan_steps or (1 if jax.default_backend() == "cpu" else per_epoch)
     advance = make_advance(method, tx, config.ema_decay, config.augment, dispatch)
-    if config.ema_decay_long and config.ema_decay >= (least := warm_up(total - 1)):
-        remedy = f"choose a train.ema_decay below {least:.4f}"
-        console.print(f"ema_long equals ema in {total:,} steps: {remedy}")
+    report_equal_averages(config.ema_decay, config.ema_decay_long, total)
 
     with defer_signals("step") as stop:
         # The state, and the program that advances it

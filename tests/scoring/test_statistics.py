@@ -325,7 +325,7 @@ def test_orders_are_compared_with_the_better_run_first(tmp_path, run):
     for i in range(4):
         measures = {key: [x[i] / 4, x[i] / 4] for key, x in columns.items()} | {"density": [1, 1]}
         put(tmp_path, f"vae_{i}", [i + 1.0, i + 1.5], measures=measures)
-    orders = rows(json.loads(run(tmp_path, "--json").out), "rankings", first="FID value")
+    orders = rows(json.loads(run(tmp_path, "--json").out), "orders", first="FID value")
     taus = {row["second"].removeprefix("FID "): row["tau"] for row in orders}
     assert taus.pop("density") is None  # all runs are equal
     assert taus == pytest.approx({"precision": 1, "recall": -1, "coverage": 4 / 6})
