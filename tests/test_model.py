@@ -129,11 +129,15 @@ def test_a_run_that_draws_from_another_s_model_is_loaded_by_it(tmp_path):
     near(found.sample(2), one.sample(2, steps=3))
 
 
-def test_the_sampler_s_options_are_those_of_the_run_or_the_call(tmp_path):
-    run(tmp_path / "run", "ddpm")
+def test_the_sampler_s_options_are_those_of_the_run_or_the_call(tmp_path, monkeypatch):
+    run(tmp_path / "run", "ddpm", samples=False)
     ours = load(tmp_path / "run")
     assert ours.options == OPTIONS["ddpm"]
-    assert (ours.sample(2, eta=0.0) != ours.sample(2)).any()
+    drawn_with = []
+    monkeypatch.setattr(model, "compile_sampler", lambda _, **options: drawn_with.append(options))
+    for options in ({}, {"eta": 0.0}):
+        ours.sample_chunks(2, **options)
+    assert drawn_with == [ours.options, ours.options | {"eta": 0.0}]
     with pytest.raises(ValueError, match="did you mean sampler.steps"):
         ours.sample(2, step=3)
 
@@ -157,23 +161,25 @@ def test_classes_are_drawn_by_name_by_number_and_as_in_the_data(tmp_path):
                 near(images[mixed][i], images["ab"[label]][i])
 
 
-def test_an_unknown_class_and_an_unconditional_model_are_refused_before_any_work(
-    tmp_path, monkeypatch
-):
-    run(tmp_path / "run", "edm", samples=False)
-    run(tmp_path / "ddpm", "ddpm", samples=False)
+def test_an_unknown_class_and_an_unconditional_model_are_refused_before_any_work(monkeypatch):
     monkeypatch.setattr(model, "compile_sampler", lambda *a, **k: lambda *a: pytest.fail("draws"))
-    conditional, plain = load(tmp_path / "run"), load(tmp_path / "ddpm")
+    dataset = {"classes": ["a", "b"], "counts": [1, 1]}
+    origin = {"seed": 0, "dataset": dataset, "config": {"sample": {"labels": "data"}}}
+    conditional, plain = (
+        model.Model(method(name), {}, {}, OPTIONS[name], origin) for name in ("edm", "ddpm")
+    )
     for label in ("c", 2, -1):
         with pytest.raises(ValueError, match="expected data, balanced, or .* 0 a, 1 b"):
-            conditional.sample_chunks(2, label=label)
+            conditional.labels(2, label)
     for label in ("a", 0, "data"):
         with pytest.raises(ValueError, match=r"draws from all classes .*configs/edm\.py"):
-            plain.sample_chunks(2, label=label)
+            plain.labels(2, label)
+    with pytest.raises(ValueError, match="expected data, balanced, or .* 0 a, 1 b"):
+        conditional.sample_chunks(2, label="c")
     dataset = {k: v for k, v in conditional.origin["dataset"].items() if k != "counts"}
     older = conditional._replace(origin=conditional.origin | {"dataset": dataset})
     with pytest.raises(ValueError, match="does not hold the frequencies .* balanced or a class"):
-        older.sample_chunks(2)
+        older.labels(2)
     assert older.labels(2, "b").tolist() == [1, 1]
 
 

@@ -33,7 +33,9 @@ GROUPS = {"losses", "parameters", "statistics", "samples"}
 every_case = pytest.mark.parametrize(
     "name, shape", [(name, shape) for name in OPTIONS for shape in (PAPER, ODD)]
 )
-every_method = pytest.mark.parametrize("name", OPTIONS)
+every_method = pytest.mark.parametrize(
+    "name", ["vae", "gan", pytest.param("ddpm", marks=pytest.mark.slow)]
+)
 
 
 def options(name, shape):
@@ -148,6 +150,7 @@ def test_latents_are_those_of_the_samples(written, name):
     np.testing.assert_array_equal(stored["samples/0/images"], jax_images.to_uint8(images))
 
 
+@pytest.mark.slow
 def test_ddpm_samples_start_from_their_noise(written):
     stored = read(written("ddpm"))
     for i, options in enumerate(parity.SAMPLERS["ddpm"]):

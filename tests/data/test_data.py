@@ -33,9 +33,11 @@ def heard(capsys):
 # the contract of every source
 
 
-@functools.cache
+load_once = functools.cache(data.load)
+
+
 def once(source, split="all", path=""):
-    return data.load(source, path, split)
+    return load_once(source, path, split)
 
 
 @pytest.mark.parametrize("source", data.names())

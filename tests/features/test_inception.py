@@ -249,18 +249,11 @@ def test_refuses(file, options, what):
 
 
 def test_batches_and_order_do_not_change_a_feature(file):
-    images = pictures(7)
+    images, order = pictures(5), rng(0).permutation(5)
     make = partial(features.make, "inception", weights=str(file))
     whole = make().features(images)
-    scale = whole.max()
-    for batch in (1, 3):
-        np.testing.assert_allclose(
-            make(batch_size=batch).features(images), whole, rtol=1e-5, atol=1e-5 * scale
-        )
-    order = rng(0).permutation(7)
-    np.testing.assert_allclose(
-        make().features(images[order]), whole[order], rtol=1e-5, atol=1e-5 * scale
-    )
+    parts = make(batch_size=2).features(images[order])
+    np.testing.assert_allclose(parts, whole[order], rtol=1e-5, atol=1e-5 * whole.max())
 
 
 ON_DEVICES = """

@@ -34,9 +34,9 @@ SMALL = {
 }
 
 
-# The EDM shares network and samplers with the DDPM, and compiles twice as long.
+# Each program of a diffusion compiles for 5 to 10 s.
 NAMES = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "edm" else name
+    pytest.param(name, marks=pytest.mark.slow) if name in ("ddpm", "edm") else name
     for name in methods.names()
 ]
 
