@@ -34,7 +34,7 @@ from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.sampling.samples import check_same_samples, read_samples
 from bloodjax.scoring.audit import check_audit, write_audit
 from bloodjax.scoring.evaluate import make_evaluator
-from bloodjax.scoring.score import ScoreConfig, keep_available, write_scores
+from bloodjax.scoring.score import ScoreConfig, check_sample_sets, keep_available, write_scores
 from bloodjax.training.averages import check_weights
 from bloodjax.training.loop import TrainConfig, restore, train
 from bloodjax.training.step import OptimizerConfig, make_optimizer
@@ -82,6 +82,7 @@ class RunConfig:
                 "sample.checkpoint=newest"
             )
         check_weights(self.sample.weights, self.train.ema_decay_long)
+        check_sample_sets(self.score, self.sample.count)
 
 
 def main(argv: list[str]) -> None:

@@ -25,7 +25,7 @@ FREE = (
     "sample.export",
 )
 # Keys that older runs lack, and the values that describe them.
-ADDED = {"train.ema_decay_long": 0.0}
+ADDED = {"train.ema_decay_long": 0.0, "score.sample_sets": 1}
 
 
 @contextmanager

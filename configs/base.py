@@ -55,6 +55,8 @@ SCORE = {
     "features": ("bloodnet", "inception"),
     "count": 10_000,  # images per side: the paper's
     "draws": 5,  # sets of real images for the σ of one model: the paper's five
+    # Sets of `count` samples for the σ of sampling; sample.count must hold them.
+    "sample_sets": 1,
 }
 BENCH = {  # --mode=benchmark
     "torch_python": "",  # the Python that has PyTorch; empty: this one

@@ -84,6 +84,7 @@ ALLOWED = {  # written by hand, from configs/ and the papers, beside the annotat
     "score.features": each(text),
     "score.count": whole(2),
     "score.draws": whole(1),
+    "score.sample_sets": of(1),  # more need more samples than the default
     "log.tensorboard": of(True, False),
     "method.name": of("vae", "gan", "ddpm"),
     "method.latent": whole(1),

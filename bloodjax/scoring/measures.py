@@ -6,7 +6,7 @@ import numpy as np
 
 from bloodjax.scoring import metrics
 from bloodjax.scoring.comparison import Pair, RealSet
-from bloodjax.scoring.distances import frechet, frechet_from_features
+from bloodjax.scoring.distances import Moments, frechet, frechet_from_features
 from bloodjax.scoring.scores import Accuracy, ClassScore, Closest, mean_std
 
 CLOSEST = 12  # pairs of a sample and a training image that the report shows
@@ -19,16 +19,20 @@ def compare(pair: Pair) -> dict[str, float | None]:
     return {"value": pair.frechet, **values, **counts}
 
 
-def score_samples(real: RealSet, fake: np.ndarray, rows: np.ndarray) -> dict[str, object]:
+def score_samples(
+    real: RealSet, fake: np.ndarray, rows: np.ndarray, others: Sequence[np.ndarray] = ()
+) -> dict[str, object]:
     """Return the scores of one model's samples.
 
     Args:
         real: the real images.
         fake: the samples, float32 [m, d].
         rows: int [N], the rows of the data set that `real.train` comes from.
+        others: further sets of samples of the model, each like `fake`.
 
     Returns:
-        `compare`, the metrics of samples alone, "draws" and "closest", as `scores.Score` has them.
+        `compare`, the metrics of samples alone, "draws" and "closest", as `scores.Score` has them;
+        "sampling" with `others`.
     """
     pair = Pair(real, fake, real.train_manifold)
     result: dict[str, object] = {**compare(pair)}
@@ -37,6 +41,9 @@ def score_samples(real: RealSet, fake: np.ndarray, rows: np.ndarray) -> dict[str
     # The same samples against each draw of real images.
     values = [pair.frechet, *(frechet(draw, pair.moments) for draw in real.draws[1:])]
     result["draws"] = {"n": len(values), **mean_std(values)}
+    if others:
+        values = [pair.frechet, *(frechet(real.draws[0], Moments.of(x)) for x in others)]
+        result["sampling"] = {"n": len(values), **mean_std(values)}
     return result | {"closest": find_closest(pair, rows)}
 
 

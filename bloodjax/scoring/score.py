@@ -33,21 +33,25 @@ class ScoreConfig:
         features: the feature spaces to compare in, "name" or "name:protocol".
         count: images on each side. Fewer are used where there are fewer: n_real, n_fake.
         draws: sets of real images that each model is compared with; their spread is σ of draws.
+        sample_sets: sets of `count` samples of each model; the first one is scored. More than 1
+            tell σ of sampling, see `statistics.describe_components`, and take as many times as long
+            to embed.
     """
 
     features: tuple[str, ...] = (CLASSIFIER,)
     count: Annotated[int, Interval(2)] = 10_000  # a covariance needs 2 images
     draws: Positive = 5
+    sample_sets: Positive = 1
 
     def __post_init__(self) -> None:
         options.check(type(self), "score", vars(self))
 
 
 class Embedded(NamedTuple):
-    """Features of the training images, float32 [N, d], and of each seed's samples, [m, d]."""
+    """Features of the training images, float32 [N, d], and of each seed's sets of samples."""
 
     train: np.ndarray
-    fakes: list[np.ndarray]
+    fakes: list[list[np.ndarray]]
 
 
 def make_extractors(features: Sequence[str]) -> dict[str, Extractor]:
@@ -90,12 +94,12 @@ def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores
         ValueError: the samples do not fit the data, or there are too few images.
     """
     samples = read_samples(workdir, dataset)
-    check_counts(samples, dataset)
+    check_counts(samples, dataset, config)
     extractors = list(make_extractors(config.features).values())
     classifier = find_classifier(extractors, dataset)
 
     # Embed everything. Twice `count` real images, so that the floor compares sets of `count`.
-    fakes = samples.images[:, : config.count]
+    fakes = samples.images[:, : config.sample_sets * config.count]
     rows = shuffled_rows(dataset)[: 2 * config.count]
     used = dict.fromkeys(filter(None, (*extractors, classifier)))
     embedded: dict[Extractor, Embedded] = {}
@@ -103,26 +107,29 @@ def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores
         for extractor in used:
             train = embed_dataset(extractor, dataset, len(rows), advance)
             generated = extractor.generated or extractor
-            embedded[extractor] = Embedded(train, [embed(generated, x, advance) for x in fakes])
+            features = (embed(generated, x, advance) for x in fakes)
+            sets = [np.split(x, config.sample_sets) for x in features]
+            embedded[extractor] = Embedded(train, sets)
     if not processes.is_main():
         return {"scores": [], "summary": []}
 
     # Classify the real images and each seed's samples.
     predicted, real_labels = None, dataset.labels[rows[: config.count]]
     if classifier and classifier.classify:
-        train, sets = embedded[classifier]
-        predicted = [classifier.classify(x).argmax(axis=1) for x in (train[: config.count], *sets)]
+        train, seeds = embedded[classifier]
+        sides = train[: config.count], *(sets[0] for sets in seeds)
+        predicted = [classifier.classify(x).argmax(axis=1) for x in sides]
 
     # Score each seed in each feature space.
     scores: list[Score] = []
     with progress("score", len(extractors) * len(fakes)) as advance:
         for extractor in extractors:
-            train, sets = embedded[extractor]
+            train, seeds = embedded[extractor]
             real = RealSet.draw(train, config.count, config.draws)
             common = {"step": samples.step, **describe(extractor, dataset), **score_reals(real)}
-            for s, fake in enumerate(sets):
+            for s, (fake, *others) in enumerate(seeds):
                 source = {"seed": int(samples.seeds[s]), "samples_sha256": samples.digest(s)}
-                score = source | common | score_samples(real, fake, rows)
+                score = source | common | score_samples(real, fake, rows, others)
                 score |= {"classes": None}
                 if predicted:
                     sides = (real.features, predicted[0]), (fake, predicted[1 + s])
@@ -150,14 +157,29 @@ def score_labelled(
     return {"classes": score_classes(classes, real, fake, labels), "accuracy": accuracy}
 
 
-def check_counts(samples: Samples, dataset: Dataset) -> None:
-    """Refuse fewer than 2 samples and fewer than 4 real images, two for each side of the floor."""
+def check_counts(samples: Samples, dataset: Dataset, config: ScoreConfig) -> None:
+    """Refuse fewer samples than are asked for or 2, and fewer than 4 real images.
+
+    Each side of the floor has at least two.
+    """
     samples_count, count = samples.images.shape[1], len(dataset.images)
     if samples_count < 2:
         text = f"samples.npz holds {samples_count} image for each seed: expected at least 2"
         raise ValueError(f"{text}; sample more, e.g. --config.sample.count=1000")
+    check_sample_sets(config, samples_count)
     if count < 4:
         raise ValueError(f"{dataset.name} holds {count} images: expected at least 4 to score")
+
+
+def check_sample_sets(config: ScoreConfig, samples: int) -> None:
+    """Refuse several sets with more images than there are `samples`: ValueError."""
+    if config.sample_sets > 1 and config.sample_sets * config.count > samples:
+        raise ValueError(
+            f"score.sample_sets={config.sample_sets}: expected at most "
+            f"{max(samples // config.count, 1)}, sets of {config.count} (score.count) among "
+            f"{samples} samples; sample more, --config.sample.count="
+            f"{config.sample_sets * config.count}"
+        )
 
 
 def find_classifier(extractors: Sequence[Extractor], dataset: Dataset) -> Extractor | None:

@@ -17,7 +17,10 @@ Key = tuple[str, str]  # name and protocol: scores compare only if both agree
 
 
 class Draws(TypedDict):
-    """The spread of the Fréchet distance over draws of real images; summaries have no mean."""
+    """The spread of a Fréchet distance over draws of images, population σ.
+
+    Summaries have no mean.
+    """
 
     n: int
     mean: NotRequired[float]
@@ -79,7 +82,8 @@ class Score(PairScore):
     floor: float
     floor_n: int
     real: PairScore
-    draws: Draws
+    draws: Draws  # of real images
+    sampling: NotRequired[Draws]  # of samples, by score.sample_sets
     closest: list[Closest]
     classes: dict[str, ClassScore] | None
     accuracy: NotRequired[Accuracy]  # of labelled samples whose classes BloodNet knows

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,13 +20,13 @@ BETTER = {DISTANCE: "lower"} | {m.key: m.better for m in METRICS if m.averaged}
 
 
 class Draws(NamedTuple):
-    """The distances of one run's samples to several draws of real images.
+    """The distances of one run's models over several draws of images.
 
-    A draw is a part of the real images at hand, so that two draws share images: new images would
-    spread more.
+    A draw of real images is a part of those at hand, so that two draws share images: new images
+    would spread more. Draws of samples share none.
 
     Attributes:
-        n: number of draws, at least 2; all seeds meet the same.
+        n: number of draws, at least 2; all seeds meet the same real images.
         means: over the draws, float64 [seeds].
         std: sample σ over the draws, averaged over seeds as a variance.
     """
@@ -46,7 +46,8 @@ class Sample(NamedTuple):
         measure: a key of `BETTER`.
         seeds: of the trained models.
         values: float64 [seeds].
-        draws: None for measures other than the distance, and for one draw.
+        draws: of real images; None for measures other than the distance, and for one draw.
+        sampling: the same, of samples.
         basis: the values of `ALIKE`; samples compare only if they agree.
     """
 
@@ -57,6 +58,7 @@ class Sample(NamedTuple):
     seeds: tuple[int, ...]
     values: np.ndarray
     draws: Draws | None
+    sampling: Draws | None
     basis: tuple[Any, ...]
 
     @property
@@ -118,21 +120,23 @@ def read_space(run: Path, method: str, group: Sequence[scores.Score]) -> list[Sa
     basis, *rest = {tuple(score[key] for key in ALIKE) for score in group}
     if rest:
         raise ValueError(f"{run}: seeds differ in {' or '.join(ALIKE)}: score again, --mode=score")
-    space, draws = title(*scores.score_key(group[0])), {DISTANCE: read_draws(group)}
+    space = title(*scores.score_key(group[0]))
+    draws = {DISTANCE: (read_draws(group, "draws"), read_draws(group, "sampling"))}
     seeds = tuple(score["seed"] for score in group)
     columns = {key: [score.get(key) for score in group] for key in BETTER}
     return [
-        Sample(run.name, method, space, key, seeds, np.array(values, float), draws.get(key), basis)
+        Sample(run.name, method, space, key, seeds, np.array(values, float), *spreads, basis)
         for key, values in columns.items()
         if None not in values
+        for spreads in [draws.get(key, (None, None))]
     ]
 
 
-def read_draws(group: Sequence[scores.Score]) -> Draws | None:
-    """Return the spread over draws of real images, None without one; scores hold population σ."""
-    draws = [score["draws"] for score in group]
-    n, means = draws[0]["n"], [x.get("mean") for x in draws]
-    if n < 2 or None in means:
+def read_draws(group: Sequence[scores.Score], key: Literal["draws", "sampling"]) -> Draws | None:
+    """Return the spread over draws, None without one; scores hold population σ."""
+    draws = [x for score in group if (x := score.get(key))]
+    means = [x.get("mean") for x in draws]
+    if len(draws) < len(group) or (n := draws[0]["n"]) < 2 or None in means:
         return None
     variance = np.mean([x["std"] ** 2 for x in draws]) * n / (n - 1)
     return Draws(n, np.array(means, float), float(np.sqrt(variance)))

@@ -27,8 +27,8 @@ STUDY_SEEDS = 5
 RANKED = (DISTANCE, "kid")  # measures that tables rank the runs by
 IQM_SEEDS = 5  # at least, for an interquartile mean
 ONE_SET = (
-    "Each trained model has one set of samples, drawn with the seed of its training. σ of models "
-    "holds both seeds together; training and sampling stay empty."
+    "One set of samples of each model does not tell training from sampling, which stay empty: "
+    "sample more and add --config.score.sample_sets=5 to --mode=score."
 )
 ONE_DRAW = "One draw of real images has no spread: add --config.score.draws=5 and --mode=score."
 
@@ -94,17 +94,24 @@ def describe_components(x: Sample) -> Row:
     over models, so that `variance_components` may take too much from it, at most `reals`² / n.
 
     Returns:
-        training, sampling: of the two seeds; None, since the scores do not tell them apart.
-        models: of both together.
-        reals: of the draw of real images.
-        note: why a component is None.
+        training: of the trained models; None with one set of samples each.
+        sampling: of the noise that a set of samples is drawn from; None likewise.
+        models: of a model with one set of samples; None with one draw of real images.
+        reals: of the draw of real images; None likewise.
+        note: why a component is None, or "".
     """
     row: Row = {"run": x.run, "space": x.space, "seeds": len(x.values)}
-    row |= dict.fromkeys(("training", "sampling", "models", "reals")) | {"note": ONE_SET}
-    if x.draws is None:
-        return row | {"note": f"{ONE_SET} {ONE_DRAW}"}
-    parts = inference.variance_components(x.draws.means, x.draws.std**2, x.draws.n)
-    return row | dict(zip(("models", "reals"), parts, strict=True))
+    notes = []
+    sources = {("training", "sampling"): (x.sampling, ONE_SET)}
+    sources[("models", "reals")] = x.draws, ONE_DRAW
+    for names, (draws, note) in sources.items():
+        parts: tuple[float | None, ...] = (None, None)
+        if draws:
+            parts = inference.variance_components(draws.means, draws.std**2, draws.n)
+        else:
+            notes.append(note)
+        row |= dict(zip(names, parts, strict=True))
+    return row | {"note": " ".join(notes)}
 
 
 def orient_means(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
@@ -169,7 +176,7 @@ def print_tables(result: Mapping[str, Sequence[Any]]) -> None:
         rows = [row for row in rows if row["iqm"] is not None]
         print_table(f"{space}: interquartile means", rows, MEANS)
     print_table("σ by its source", result["components"], SOURCES)
-    print_text(*dict.fromkeys(row["note"] for row in result["components"]))
+    print_text(*dict.fromkeys(row["note"] for row in result["components"] if row["note"]))
 
     # Runs beside one another
     pairs = [row for row in result["comparisons"] if row["measure"] == DISTANCE]

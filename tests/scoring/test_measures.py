@@ -33,6 +33,16 @@ def test_other_draws_are_other_real_images():
     assert result["draws"]["std"] == pytest.approx(np.std(values))  # population: ddof = 0
 
 
+def test_further_sets_of_samples_change_nothing_but_their_own_spread():
+    train, *sets = gaussian(200, 0), gaussian(80, 1), gaussian(80, 2), gaussian(80, 3)
+    real, rows = RealSet.draw(train, 80, draws=2), np.arange(200)
+    alone, result = score_samples(real, sets[0], rows), score_samples(real, sets[0], rows, sets[1:])
+    values = [frechet_from_features(train[:80], x) for x in sets]
+    spread = {"n": 3, "mean": np.mean(values), "std": np.std(values)}  # population: ddof = 0
+    assert result.pop("sampling") == pytest.approx(spread)
+    assert result == alone
+
+
 def test_draws_spread_as_the_distance_does():
     """The σ of draws against that of many really independent real sets."""
     rng = np.random.default_rng(0)

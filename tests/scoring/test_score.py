@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from bloodjax.runtime.download import Unavailable
 from bloodjax.scoring import score, tables
 from bloodjax.scoring.embedding import shuffled_rows
 from bloodjax.scoring.score import ScoreConfig
+
+FEW = ScoreConfig(count=10, draws=2)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,24 @@ def test_the_file_is_the_stored_one(workdir):
     assert without_floats(text) == without_floats(expected)
     numbers, stored = (numbers_of(json.loads(x)) for x in (text, expected))
     assert numbers == pytest.approx(stored, rel=1e-9, abs=1e-12)
+
+
+def test_sets_of_samples_are_those_after_the_first(workdir):
+    images, dataset = random_images(2, 32), a_dataset(40)
+    values = []
+    for k in range(3):
+        put_samples(workdir, images[:, 10 * k : 10 * k + 10], [5, 6])
+        values.append([s["value"] for s in score.write_scores(workdir, dataset, FEW)["scores"]])
+    put_samples(workdir, images, [5, 6])
+    result = score.write_scores(workdir, dataset, replace(FEW, sample_sets=3))
+    for s, one in enumerate(result["scores"]):
+        of_seed = [row[s] for row in values]
+        spread = {"n": 3, "mean": np.mean(of_seed), "std": np.std(of_seed)}
+        assert one["sampling"] == pytest.approx(spread, rel=1e-6)
+        assert (one["value"], one["n_fake"]) == (pytest.approx(of_seed[0], rel=1e-6), 10)
+    assert sum(share["fake"] for share in one["classes"].values()) == pytest.approx(1)
+    with pytest.raises(ValueError, match="sample_sets=4: expected at most 3.*sample.count=40"):
+        score.write_scores(workdir, dataset, replace(FEW, sample_sets=4))
 
 
 def test_run_scores_each_seed(workdir):
@@ -259,6 +280,7 @@ def test_run_goes_on_without_the_weights_and_says_how_to_get_them(workdir, monke
         ({"features": (1,)}, "score.features"),
         ({"count": 1}, "score.count=1"),
         ({"draws": 0}, "score.draws=0"),
+        ({"sample_sets": 0}, "score.sample_sets=0"),
     ],
 )
 def test_check_refuses_what_run_could_not_do(monkeypatch, options, message):

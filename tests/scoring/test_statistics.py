@@ -34,7 +34,7 @@ def put(folder, run, values, draws=0.2, n_draws=5, measures=None, seeds=range(99
 def sample(run, values, measure="value", seeds=range(99)):
     """One measure of one run."""
     seeds = tuple(seeds)[: len(values)]
-    return Sample(run, "vae", "FID", measure, seeds, np.array(values, float), None, ())
+    return Sample(run, "vae", "FID", measure, seeds, np.array(values, float), None, None, ())
 
 
 def verdict(first, second, measure="value", **seeds):
@@ -250,8 +250,29 @@ def test_a_source_that_the_scores_do_not_tell_stays_empty(tmp_path, run):
     assert many["reals"] == pytest.approx(0.32 * np.sqrt(5 / 4))
     assert many["models"] == pytest.approx(np.sqrt(np.var(VAE, ddof=1) - 0.32**2 / 4))
     assert many["training"] is many["sampling"] is single["models"] is single["reals"] is None
-    assert "one set of samples" in many["note"] and "One draw" in single["note"]
+    assert "One set of samples" in many["note"] and "One draw" in single["note"]
     assert many["note"] in run(tmp_path).out
+
+
+def test_sets_of_samples_tell_training_from_sampling(tmp_path, run):
+    """A training with σ 3 whose sets of samples spread by σ 1.5, as population σ over 4 sets."""
+    rng = np.random.default_rng(8)
+    sets = rng.normal(50, 3.0, (400, 1)) + rng.normal(0, 1.5, (400, 4))
+    put(tmp_path, "vae", sets[:, 0], seeds=range(400))
+    file = tmp_path / "vae" / "scores.json"
+    scores = json.loads(file.read_text())
+    for score, values in zip(scores["scores"], sets, strict=True):
+        score["sampling"] = {"n": 4, "mean": values.mean(), "std": values.std()}
+    file.write_text(json.dumps(scores))
+    (row,) = json.loads(run(tmp_path, "--json").out)["components"]
+    assert row["training"] == pytest.approx(3, rel=0.1)
+    assert row["sampling"] == pytest.approx(1.5, rel=0.05)
+    assert row["note"] == ""
+
+    del scores["scores"][0]["sampling"]  # one seed without is none
+    file.write_text(json.dumps(scores))
+    (row,) = json.loads(run(tmp_path, "--json").out)["components"]
+    assert row["training"] is row["sampling"] is None
 
 
 def test_runs_are_paired_by_the_seeds_that_both_have(tmp_path, run):
