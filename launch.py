@@ -4,7 +4,6 @@ python launch.py --config=configs/ddpm.py
 """
 
 import os
-import re
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -247,23 +246,5 @@ def cli(argv: list[str]) -> int | str | None:
     return command.run_resumable(main, argv)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the flags and load the configuration; print an error in one line and exit with 1."""
-    for flag in re.findall(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join(argv)):
-        file = flag.partition(":")[0]
-        if not Path(file).is_file():
-            command.fail(
-                f"--config={flag}: there is no file {file!r} here; start launch.py in its own "
-                "folder, or give the whole path"
-            )
-    try:
-        return flags.FLAGS(argv)
-    except Exception as error:  # of a flag, a key of the configuration, or its file
-        lines = str(error.args[0] if error.args else error).replace("\\n", "\n").splitlines()
-        causes = [line for line in lines if re.match(r"\s*\w+Error: ", line)]
-        text = causes[-1].partition(": ")[2] if causes else " ".join(map(str.strip, lines))
-        command.fail(text.replace("\\'", "'").replace("''", "'").rstrip("'"))
-
-
 if __name__ == "__main__":
-    app.run(cli, flags_parser=parse_flags)
+    app.run(cli, flags_parser=partial(command.parse_flags, flags.FLAGS))

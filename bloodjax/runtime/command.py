@@ -1,6 +1,7 @@
 """The frame of a command: it stops on signals, and speaks in lines instead of tracebacks."""
 
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -74,6 +75,27 @@ def run_resumable(main: Callable[[list[str]], None], argv: list[str]) -> int | s
         message = f"error: {error}; if another process has ended, start all of them again"
         processes.kill_process(1, message)
         raise
+
+
+def parse_flags(parse: Callable[[list[str]], list[str]], argv: list[str]) -> list[str]:
+    """Return `parse` of the flags of launch.py, which also loads the configuration.
+
+    An error becomes one line and exit code 1.
+    """
+    for flag in re.findall(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join(argv)):
+        file = flag.partition(":")[0]
+        if not Path(file).is_file():
+            fail(
+                f"--config={flag}: there is no file {file!r} here; start launch.py in its own "
+                "folder, or give the whole path"
+            )
+    try:
+        return parse(argv)
+    except Exception as error:  # of a flag, a key of the configuration, or its file
+        lines = str(error.args[0] if error.args else error).replace("\\n", "\n").splitlines()
+        causes = [line for line in lines if re.match(r"\s*\w+Error: ", line)]
+        text = causes[-1].partition(": ")[2] if causes else " ".join(map(str.strip, lines))
+        fail(text.replace("\\'", "'").replace("''", "'").rstrip("'"))
 
 
 def describe_error(error: Exception) -> str:
