@@ -5,6 +5,7 @@ Classifier-free guidance: Ho and Salimans (2022); its interval of noise levels: 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax, random
@@ -25,6 +26,7 @@ def guide(
     label: Array | None,
     guidance: float,
     interval: tuple[float, float],
+    levels: Levels,
 ) -> Callable[[Array, Levels], Array]:
     """Return the guided output of a network for one image, as a function of (x, level).
 
@@ -38,6 +40,7 @@ def guide(
         label: int scalar, or None for the unknown class; ignored without classes.
         guidance: w; 1 is none.
         interval: (low, high).
+        levels: all noise levels of the sampler, on the host; the last is the image's.
 
     Raises:
         ValueError: guidance of a method without classes.
@@ -59,10 +62,12 @@ def guide(
         pair = predict(jnp.stack([x, x]), level, jnp.stack([wanted, unknown]))
         return pair[1] + guidance * (pair[0] - pair[1])
 
-    def output(x: Array, level: Levels) -> Array:
+    def inside(level: Levels) -> Any:
         ratio = level.sigma / level.alpha
-        low, high = interval
-        inside = (ratio > low) & (ratio <= high)
-        return lax.cond(inside, guided, conditional, x, level)
+        return (ratio > interval[0]) & (ratio <= interval[1])
 
-    return conditional if guidance == 1 or label is None else output
+    if guidance == 1 or label is None:
+        return conditional
+    if inside(levels)[:-1].all():  # one network to compile, not two
+        return guided
+    return lambda x, level: lax.cond(inside(level), guided, conditional, x, level)

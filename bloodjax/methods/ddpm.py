@@ -131,9 +131,10 @@ class DDPM:
         def predict(x: Array, level: Levels, label: Array | None) -> Array:
             return self.predict_noise(params, x, jnp.broadcast_to(level.t, len(x)), label)
 
-        guided = guide(predict, self.classes, label, guidance, (guidance_low, guidance_high))
+        levels, interval = self.process.levels(steps), (guidance_low, guidance_high)
+        guided = guide(predict, self.classes, label, guidance, interval, levels)
         x = random.normal(random.fold_in(key, 0), self.shape)
-        walk = (name, guided, estimate_from_noise, x, self.process.levels(steps), key)
+        walk = (name, guided, estimate_from_noise, x, levels, key)
         return samplers.draw(*walk, clip=clip, pictures=pictures, eta=eta, variance=variance)
 
     def trace(

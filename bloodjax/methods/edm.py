@@ -143,7 +143,8 @@ class EDM:
             return self.denoise(params, x, jnp.broadcast_to(level.sigma, len(x)), label)
 
         levels = KarrasLevels(sigma_min, sigma_max, rho).levels(steps)
-        guided = guide(predict, self.classes, label, guidance, (guidance_low, guidance_high))
+        interval = guidance_low, guidance_high
+        guided = guide(predict, self.classes, label, guidance, interval, levels)
         x = levels.sigma[0] * random.normal(random.fold_in(key, 0), self.shape)
         walk = (name, guided, estimate_from_image, x, levels, key)
         return jnp.clip(samplers.draw(*walk, clip=clip, pictures=pictures, eta=eta), -1.0, 1.0)

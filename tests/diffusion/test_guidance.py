@@ -29,6 +29,9 @@ def test_a_rate_of_0_keeps_all_labels_and_1_none():
     assert np.all(drop_labels(random.key(0), labels, CLASSES, 1.0) == CLASSES)
 
 
+ALL = Levels(np.arange(4.0)[::-1], np.full(4, 0.8), 0.8 * np.array([80, 1, 0.1, 0]))
+
+
 def make_guided(label, guidance=2.5, interval=(0.5, 2.0)):
     """(the guided output, the number of images in each call of the network)."""
     calls = []
@@ -37,7 +40,7 @@ def make_guided(label, guidance=2.5, interval=(0.5, 2.0)):
         calls.append(len(x))
         return jnp.sin(x + level.sigma) * (1.0 + labels[:, None, None, None]) ** 2
 
-    return guide(predict, CLASSES, label, guidance, interval), calls
+    return guide(predict, CLASSES, label, guidance, interval, ALL), calls
 
 
 def level(ratio, alpha=0.8):
@@ -82,6 +85,15 @@ def test_without_guidance_or_label_there_is_one_image_a_call(label, guidance):
     assert calls == [1]
 
 
+@pytest.mark.parametrize("interval, images", [((0.0, 80.0), [2]), ((0.0, 79.0), [2, 1])])
+def test_one_network_is_compiled_where_all_levels_are_guided(interval, images):
+    x = normal(*SHAPE)
+    output, calls = make_guided(2, interval=interval)
+    actual = jax.jit(output)(x, level(1.0))
+    assert calls == images
+    np.testing.assert_allclose(actual, expected(x, 1.0, 2, 2.5), rtol=1e-5, atol=1e-5)
+
+
 def test_a_batch_of_labels_is_guided_image_by_image():
     x = normal(4, *SHAPE)
     labels = jnp.array([0, 2, 1, 0])
@@ -96,7 +108,7 @@ def test_a_batch_of_labels_is_guided_image_by_image():
 
 def test_a_method_without_classes_ignores_labels_and_refuses_guidance():
     x = normal(*SHAPE)
-    output = guide(lambda x, level, labels: 2 * x if labels is None else x, 0, 1, 1.0, (0, 9))
+    output = guide(lambda x, level, labels: 2 * x if labels is None else x, 0, 1, 1.0, (0, 9), ALL)
     np.testing.assert_array_equal(output(x, level(1.0)), 2 * x)
     with pytest.raises(ValueError, match=r"sampler\.guidance=1\.5: expected 1 "):
-        guide(lambda x, level, labels: x, 0, None, 1.5, (0, 9))
+        guide(lambda x, level, labels: x, 0, None, 1.5, (0, 9), ALL)
