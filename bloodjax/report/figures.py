@@ -41,12 +41,12 @@ def mosaic(heading: str, blocks: list[tuple[str, np.ndarray]], columns: int, acr
         across: blocks side by side.
     """
     images = [(caption, tile(pixels, columns)) for caption, pixels in blocks]
-    wide = images[0][1].shape[1] + PAD
+    captions = max(14 * len(caption) for caption, _ in blocks)  # pixels, about
+    wide = max(images[0][1].shape[1], captions) + PAD
     tall = max(image.shape[0] for _, image in images) + LINE + PAD
     across = min(across, len(images))
     height = math.ceil(len(images) / across) * tall + LINE + PAD
-    texts = (18 * len(heading), *(14 * len(caption) for caption, _ in blocks))  # pixels, about
-    width = max(across * wide, *texts) + PAD
+    width = max(across * wide, 18 * len(heading)) + PAD
     figure = Figure((width / DPI, height / DPI), dpi=DPI)
     figure.text(PAD / width, 1 - PAD / height, heading, va="top", **TITLE)
     for i, (caption, image) in enumerate(images):

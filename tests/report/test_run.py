@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from helpers.report import CLASSES, CONFIG, SCORES, a_dataset, a_line, put
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from bloodjax.images import tile
@@ -164,6 +165,20 @@ def test_samples_stand_above_their_nearest_training_images(workdir, monkeypatch)
     with np.load(workdir / "samples.npz") as file:
         expected = [*file["images"][0, [2, 7]], *a_dataset().images[[57, 52]]]
     np.testing.assert_array_equal(pairs, expected)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 8])
+def test_captions_that_are_wider_than_their_pictures_do_not_meet(monkeypatch, columns):
+    drawn = []
+    monkeypatch.setattr(figures, "png", drawn.append)
+    pixels = np.zeros((columns, 28, 28, 3), np.uint8)
+    names = "immature granulocyte (3,112)", "platelet (2,348)", "lymphocyte (1,214)"
+    figures.mosaic("Cells", [(name, pixels) for name in names], columns, 3)
+    (figure,) = drawn
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in figure.texts if text.get_text() in names]
+    ends = [x for box in boxes for x in (box.x0, box.x1)]
+    assert ends == sorted(ends) and ends[-1] <= figure.bbox.width
 
 
 @pytest.mark.parametrize("where", ["data", "config"])
