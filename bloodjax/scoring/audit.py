@@ -1,36 +1,33 @@
 """The audit of a conditional run: are its samples useful for training, or copies of its data?"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array, random
 
 from bloodjax import features as spaces
 from bloodjax.data import Dataset, join
 from bloodjax.features.bloodnet import training
-from bloodjax.images import to_float
 from bloodjax.methods import Method, Params, Stats
 from bloodjax.runtime import processes
 from bloodjax.runtime.files import read_json, write_text
 from bloodjax.runtime.progress import console, progress
 from bloodjax.sampling.samples import Samples, read_samples
 from bloodjax.scoring.embedding import embed, shuffled_rows
+from bloodjax.scoring.membership import attack_membership
 from bloodjax.scoring.neighbours import Manifold, nearest
 from bloodjax.scoring.scores import mean_std
 
 NAME = "audit.json"
+PARTS = ".audit.json"  # what an interrupted audit has measured
 EPOCHS = 10  # of the real training images; classifiers on other images take as many steps
 CLASSIFIERS = 3  # seeds
-MEMBERS = 1000  # images on each side of the membership attack
-NOISES = 16  # fixed noises and noise levels that its loss is averaged over
-CHUNK = 25  # images of the attack in one call
 
 MeanStd = Mapping[str, float | None]
+Row = tuple[float, float, Sequence[float | None]]  # accuracy, macro-F1 and recall of each class
 
 
 class Recognition(TypedDict):
@@ -83,6 +80,8 @@ def write_audit(
 ) -> Audit:
     """Audit the samples of a run's first seed, and write audit.json.
 
+    An interrupted audit goes on after the part that it measured last, such as a classifier.
+
     Args:
         workdir: the run's folder, with samples.npz.
         method: the method.
@@ -102,6 +101,8 @@ def write_audit(
         )
     fake = join([(samples.images[0], samples.labels[0])], train.classes, "samples")
     training.check_cells(fake)
+    origin = [samples.digest(0), train.digest, test.digest]
+    remember = partial(remember_part, workdir / PARTS, origin)
     audit: Audit = {
         "samples_sha256": samples.digest(0),
         "counts": {
@@ -110,16 +111,44 @@ def write_audit(
             "test": len(test.images),
         },
         "steps": EPOCHS * max(1, len(train.images) // training.BATCH),
-        "membership": attack_membership(method, model, train, test),
-        "copies": count_copies(fake.images, train, test),
+        "membership": remember("membership", attack_membership, method, model, train, test),
+        "copies": remember("copies", count_copies, fake.images, train, test),
         "classifiers": {},
     }
     both = [(x.images, x.labels) for x in (train, fake)]
     sets = {"real": train, "samples": fake, "both": join(both, train.classes, "both")}
     for name, cells in sets.items():
-        audit["classifiers"][name] = recognise(cells, test, audit["steps"])
+        rows = []
+        for seed in range(CLASSIFIERS):
+            arguments = cells, seed, audit["steps"], test
+            counts = remember(f"{name} {seed}", count_confusion, *arguments)
+            rows.append(measure_confusion(np.array(counts)))
+            console.print(f"classifier {seed} on {cells.name}: accuracy {rows[-1][0]:.1%}")
+        audit["classifiers"][name] = summarize(rows, test.classes)
     write_text(workdir / NAME, json.dumps(audit, indent=1, ensure_ascii=False) + "\n")
+    (workdir / PARTS).unlink()
     return audit
+
+
+def remember_part(
+    file: Path, origin: list[str], name: str, measure: Callable[..., Any], *arguments: Any
+) -> Any:
+    """Return a part of the audit from `file`, or measure it and keep it there.
+
+    Args:
+        file: what an interrupted audit has measured, or no file.
+        origin: the digests of samples and data; parts of another origin are dropped.
+        name: of the part.
+        measure: a function that returns a value for JSON.
+        arguments: of the function.
+    """
+    parts = read_json(file) if file.exists() else {}
+    if parts.get("origin") != origin:
+        parts = {"origin": origin}
+    if name not in parts:
+        parts[name] = measure(*arguments)
+        write_text(file, json.dumps(parts))
+    return parts[name]
 
 
 def read_audit(workdir: Path, samples: Samples) -> Audit | None:
@@ -132,15 +161,15 @@ def read_audit(workdir: Path, samples: Samples) -> Audit | None:
 # ---- usefulness ----
 
 
-def recognise(cells: Dataset, test: Dataset, steps: int) -> Recognition:
-    """Train BloodNet on `cells` from several seeds, and measure it on the real test images."""
-    rows = []
-    for seed in range(CLASSIFIERS):
-        counts = training.confusion(training.train(cells, seed, steps), test)
-        rows.append(measure_confusion(counts))
-        console.print(f"classifier {seed} on {cells.name}: accuracy {rows[-1][0]:.1%}")
+def count_confusion(cells: Dataset, seed: int, steps: int, test: Dataset) -> list[list[int]]:
+    """Train BloodNet on `cells`; return the counts of `measure_confusion` on the test images."""
+    return training.confusion(training.train(cells, seed, steps), test).tolist()
+
+
+def summarize(rows: Sequence[Row], classes: Sequence[str]) -> Recognition:
+    """Return mean and population standard deviation over the classifiers of a set of images."""
     accuracy, macro_f1, recalls = zip(*rows, strict=True)
-    by_class = zip(test.classes, zip(*recalls, strict=True), strict=True)
+    by_class = zip(classes, zip(*recalls, strict=True), strict=True)
     return {
         "accuracy": mean_std(accuracy),
         "macro_f1": mean_std(macro_f1),
@@ -148,7 +177,7 @@ def recognise(cells: Dataset, test: Dataset, steps: int) -> Recognition:
     }
 
 
-def measure_confusion(counts: np.ndarray) -> tuple[float, float, Sequence[float | None]]:
+def measure_confusion(counts: np.ndarray) -> Row:
     """Return accuracy, macro-F1 and the recall of each class.
 
     F1 is the harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN); macro-F1 is its mean
@@ -179,57 +208,3 @@ def count_copies(fake: np.ndarray, train: Dataset, test: Dataset) -> dict[str, f
         "test": nearest(Manifold.of(others, 1), samples).memorised,
         "real": nearest(manifold, others).memorised,
     }
-
-
-# ---- membership ----
-
-
-def attack_membership(
-    method: Method, model: tuple[Params, Stats], train: Dataset, test: Dataset
-) -> float:
-    """Return how well the loss tells training from test images, as `area_under_curve`."""
-    sides = []
-    for dataset in (train, test):
-        rows = shuffled_rows(dataset)[:MEMBERS]
-        losses = measure_losses(method, model, dataset.images[rows], dataset.labels[rows])
-        sides.append(-losses)  # members have low losses
-    return area_under_curve(*sides)
-
-
-def measure_losses(
-    method: Method, model: tuple[Params, Stats], images: np.ndarray, labels: np.ndarray
-) -> np.ndarray:
-    """Return the method's first loss of each image, a mean over fixed noises, float32 [N].
-
-    Args:
-        method: the method.
-        model: parameters and statistics.
-        images: uint8 [N, H, W, C].
-        labels: int [N].
-    """
-    loss, keys = next(iter(method.losses.values())), random.split(random.key(0), NOISES)
-
-    @jax.jit
-    def measure(model: tuple[Params, Stats], images: Array, labels: Array) -> Array:
-        def of_image(image: Array, label: Array) -> Array:
-            batch = to_float(image)[None], label[None]
-            return jax.vmap(lambda key: loss(*model, batch, key)[0])(keys).mean()
-
-        return jax.vmap(of_image)(images, labels)
-
-    losses = np.empty(len(images), np.float32)
-    with progress("losses", len(images)) as advance:
-        for start in range(0, len(images), CHUNK):
-            part = slice(start, start + CHUNK)
-            losses[part] = measure(model, jnp.asarray(images[part]), jnp.asarray(labels[part]))
-            advance(len(losses[part]))
-    return losses
-
-
-def area_under_curve(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Return the probability that a positive score exceeds a negative one, ties counting half.
-
-    This is the area under the ROC curve, and the U of Mann and Whitney over the number of pairs.
-    """
-    counts = [np.searchsorted(np.sort(negative), positive, side) for side in ("left", "right")]
-    return float(np.mean(counts) / len(negative))

@@ -14,7 +14,7 @@ from bloodjax import features
 from bloodjax.data import join
 from bloodjax.data.sources.bloodmnist import CLASSES
 from bloodjax.report.audit import audit_section
-from bloodjax.scoring import audit
+from bloodjax.scoring import audit, membership
 
 
 def cells(n, seed, classes=CLASSES, name="cells"):
@@ -28,8 +28,10 @@ def test_the_area_under_the_curve_is_that_of_mann_and_whitney(levels):
     rng = np.random.default_rng(levels)
     x, y = rng.integers(0, levels, 40), rng.integers(0, levels, 70) // 2
     expected = mannwhitneyu(x, y).statistic / (40 * 70)
-    assert audit.area_under_curve(x, y) == pytest.approx(expected)
-    assert audit.area_under_curve(x, x) == 0.5 and audit.area_under_curve(x + levels, x) == 1
+    assert membership.area_under_curve(x, y) == pytest.approx(expected)
+    assert (
+        membership.area_under_curve(x, x) == 0.5 and membership.area_under_curve(x + levels, x) == 1
+    )
 
 
 def test_accuracy_macro_f1_and_recall_are_counted_by_hand():
@@ -65,20 +67,20 @@ def test_a_model_that_knows_its_images_is_found_and_another_is_not():
         return distances.min() * params["scale"], ({}, stats)
 
     model = ({"scale": jnp.float32(2)}, {})
-    assert audit.attack_membership(method_with_losses(recall), model, train, test) == 1
+    assert membership.attack_membership(method_with_losses(recall), model, train, test) == 1
     blind = method_with_losses(lambda params, stats, batch, key: (jnp.float32(1), ({}, stats)))
-    assert audit.attack_membership(blind, model, train, test) == 0.5
+    assert membership.attack_membership(blind, model, train, test) == 0.5
 
 
 def test_the_loss_of_an_image_is_a_mean_over_fixed_noises_and_knows_its_label():
     def loss(params, stats, batch, key):
-        noise = audit.random.uniform(key)
+        noise = membership.random.uniform(key)
         return noise + batch[1][0], ({}, stats)
 
     images, labels = cells(30, 1).images, np.arange(30)
-    losses = audit.measure_losses(method_with_losses(loss), ({}, {}), images, labels)
-    keys = audit.random.split(audit.random.key(0), audit.NOISES)
-    mean = np.mean([float(audit.random.uniform(key)) for key in keys])
+    losses = membership.measure_losses(method_with_losses(loss), ({}, {}), images, labels)
+    keys = membership.random.split(membership.random.key(0), membership.NOISES)
+    mean = np.mean([float(membership.random.uniform(key)) for key in keys])
     np.testing.assert_allclose(losses, labels + mean, rtol=1e-6)
 
 
@@ -113,6 +115,39 @@ def test_the_audit_is_written_and_shown_and_belongs_to_its_samples(tmp_path, mon
     assert "recall, lymphocyte" in page and "0.512" in page and "on 40 samples" in page
     other = samples._replace(images=samples.images[:, :9])
     assert audit_section(audit.read_audit(tmp_path, other)) == ""
+
+
+def test_an_audit_that_was_stopped_goes_on_after_its_last_part(tmp_path, monkeypatch):
+    trained, stop_at = [], 4
+
+    def train(images, seed, steps):
+        if len(trained) == stop_at:
+            raise KeyboardInterrupt
+        trained.append((images.name, seed))
+        return seed
+
+    def confusion(seed, test):
+        return np.diag(np.bincount(test.labels, minlength=8)) + seed
+
+    attacks = []
+    monkeypatch.setattr(audit.training, "train", train)
+    monkeypatch.setattr(audit.training, "confusion", confusion)
+    monkeypatch.setattr(audit, "attack_membership", lambda *a: attacks.append(1) or 0.5125)
+    put(tmp_path, labels=np.arange(40) % 8)
+    data = cells(300, 1), cells(80, 2)
+    with pytest.raises(KeyboardInterrupt):
+        audit.write_audit(tmp_path, None, None, *data)
+    assert not (tmp_path / "audit.json").exists()
+    stop_at = None
+    resumed = audit.write_audit(tmp_path, None, None, *data)
+    assert len(trained) == len(set(trained)) == 9 and len(attacks) == 1, "nothing is done twice"
+    assert {p.name for p in tmp_path.iterdir()} >= {"audit.json"}
+    assert not (tmp_path / ".audit.json").exists()
+    assert audit.write_audit(tmp_path, None, None, *data) == resumed
+    assert len(trained) == 18
+
+    (tmp_path / ".audit.json").write_text('{"origin": ["of other samples"], "membership": 1.0}')
+    assert audit.write_audit(tmp_path, None, None, *data)["membership"] == 0.5125
 
 
 def test_what_cannot_be_audited_is_refused_with_a_remedy(tmp_path):
