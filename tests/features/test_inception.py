@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from bloodjax.features.inception import conversion, network, weights
 from bloodjax.features.inception.extractor import make_programs
 from bloodjax.features.inception.network import TAPS, forward
 from bloodjax.features.inception.protocols import PROTOCOLS
+
+ROOT = Path(__file__).parents[2]
 
 
 def rng(*seed):
@@ -201,7 +204,7 @@ def for_cuda(jitted, *arguments):
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("size", [(28, 28), (480, 640)])
 def test_protocols_can_be_made_for_cuda(mesh, name, size):
-    prepare, _ = make_programs(PROTOCOLS[name], 2048, mesh)
+    prepare, _ = make_programs(PROTOCOLS[name], 2048, mesh, "XLA")
     spread = NamedSharding(mesh, P("data"))
     images = jax.ShapeDtypeStruct((4, *size, 3), np.uint8, sharding=spread)
     _, products = for_cuda(prepare, images)
@@ -210,7 +213,7 @@ def test_protocols_can_be_made_for_cuda(mesh, name, size):
 
 @pytest.mark.parametrize("dims", TAPS)
 def test_the_network_over_devices_can_be_made_for_cuda(mesh, params, dims):
-    _, forward_all = make_programs(PROTOCOLS["pytorch-fid"], dims, mesh)
+    _, forward_all = make_programs(PROTOCOLS["pytorch-fid"], dims, mesh, "XLA")
     x = jax.ShapeDtypeStruct((2, 299, 299, 3), np.float32)
     text, products = for_cuda(forward_all, jax.eval_shape(lambda: params), x)
     assert len(products) > 2 and all("HIGHEST" in line for line in products)
@@ -254,6 +257,37 @@ def test_batches_and_order_do_not_change_a_feature(file):
     whole = make().features(images)
     parts = make(batch_size=2).features(images[order])
     np.testing.assert_allclose(parts, whole[order], rtol=1e-5, atol=1e-5 * whole.max())
+
+
+ON_ONEDNN = """
+import sys, warnings
+import numpy as np
+from bloodjax import features
+from bloodjax.runtime import compilation
+warnings.simplefilter("error")  # JAX warns where it cannot write a program to its cache
+compilation.configure_jax(False, "float32")
+space = features.make("inception", weights=sys.argv[1], dims=192)
+np.save(sys.argv[3], space.features(np.load(sys.argv[2])))
+print(compilation.choose_engine())
+"""
+
+
+def test_the_engine_does_not_change_a_feature(file, tmp_path):
+    """Where jaxlib reaches oneDNN, which the rest of the suite turns off."""
+    np.save(tmp_path / "images.npy", pictures(3))
+    arguments = [file, tmp_path / "images.npy", tmp_path / "out.npy"]
+    environment = os.environ | {"XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_ONEDNN, *map(str, arguments)],
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    kept = [path for path in (tmp_path / "bloodjax" / "xla").glob("*one_tap*")]
+    assert bool(kept) == (done.stdout.split() != ["oneDNN"])
+    ours = features.make("inception", weights=str(file), dims=192).features(pictures(3))
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), ours, atol=1e-5 * ours.max())
 
 
 ON_DEVICES = """

@@ -3,8 +3,8 @@
 import argparse
 import hashlib
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -28,6 +28,7 @@ from bloodjax.features.bloodnet.extractor import (
     read,
 )
 from bloodjax.runtime import command, npz
+from bloodjax.runtime.compilation import ENGINES, choose_engine, uncached
 from bloodjax.runtime.progress import console, progress
 
 BATCH = 128  # images per step
@@ -49,7 +50,18 @@ def augment(key: Array, images: Array, reach: int = 3) -> Array:
     return crop(x, corners) * gain + 0.08 * random.normal(tint, (n, 1, 1, 3))
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
+@cache  # one program for all classifiers of an audit
+def make_step(
+    steps: int, engine: str
+) -> tuple[optax.GradientTransformation, Callable[..., tuple[dict, Array]]]:
+    """Return AdamW for a training of `steps`, and `train_step` by it, jitted for an engine."""
+    rate = optax.cosine_onecycle_schedule(steps, 4e-3, pct_start=0.2)
+    kernels = partial(jax.tree.map, lambda a: a.ndim > 1)
+    tx = optax.adamw(rate, weight_decay=0.05, mask=kernels)
+    options = ENGINES[engine]
+    return tx, jax.jit(partial(train_step, tx), donate_argnums=0, compiler_options=options)
+
+
 def train_step(
     tx: optax.GradientTransformation, state: dict, step: Array, key: Array, batch: tuple
 ) -> tuple[dict, Array]:
@@ -90,23 +102,22 @@ def train(
     """
     check_cells(cells)
     per_epoch = max(1, len(cells.images) // BATCH)
-    rate = optax.cosine_onecycle_schedule(steps, 4e-3, pct_start=0.2)
-    kernels = partial(jax.tree.map, lambda a: a.ndim > 1)
-    tx = optax.adamw(rate, weight_decay=0.05, mask=kernels)
+    engine = choose_engine()
+    tx, step_program = make_step(steps, engine)
     key = random.key(seed)
     variables = jax.jit(BloodNet(norm=True).init)(key, jnp.zeros((1, SIDE, SIDE, 3)))
     params, stats = variables["params"], variables["batch_stats"]
     ema = jax.tree.map(jnp.copy, (params, stats))
     state = {"params": params, "stats": stats, "opt": tx.init(params), "ema": ema}
     note, loss, order = "", 0.0, np.arange(0)
-    with progress("bloodnet", steps) as advance:
+    with uncached(engine), progress("bloodnet", steps) as advance:
         for step in range(steps):
             epoch, i = divmod(step, per_epoch)
             if i == 0:
                 order = np.random.default_rng((seed, epoch)).permutation(len(cells.images))
             rows = order[i * BATCH : (i + 1) * BATCH]
             previous, rows_batch = loss, (cells.images[rows], cells.labels[rows])
-            state, loss = train_step(tx, state, jnp.uint32(step), key, rows_batch)
+            state, loss = step_program(state, jnp.uint32(step), key, rows_batch)
             if held_out and i == per_epoch - 1:
                 counts = confusion(fold(*state["ema"]), held_out)
                 note = f"val {counts.trace() / counts.sum():.2%}"

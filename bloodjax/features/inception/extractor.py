@@ -14,6 +14,7 @@ from bloodjax.features.inception.network import TAPS, Params, forward
 from bloodjax.features.inception.protocols import PROTOCOLS
 from bloodjax.features.inception.weights import load as load_weights
 from bloodjax.images import as_uint8
+from bloodjax.runtime.compilation import ENGINES, choose_engine, uncached
 
 
 def make_extractor(
@@ -70,8 +71,10 @@ def make_features(
     spread = NamedSharding(mesh, P("data"))
     on_device = jax.device_put(params, NamedSharding(mesh, P()))
     largest = batch_size or (32 if jax.default_backend() == "cpu" else 256)
-    prepare, forward_all = make_programs(protocol, dims, mesh)
+    engine = choose_engine()
+    prepare, forward_all = make_programs(protocol, dims, mesh, engine)
 
+    @uncached(engine)
     def features(images: np.ndarray) -> np.ndarray:
         images = as_uint8(images)
         outputs: list[Any] = [np.empty((0, dims), np.float32)]
@@ -90,9 +93,11 @@ def make_features(
 
 
 def make_programs(
-    protocol: Callable[[Array], Array], dims: int, mesh: Mesh
+    protocol: Callable[[Array], Array], dims: int, mesh: Mesh, engine: str
 ) -> tuple[Callable[..., Array], Callable[..., Array]]:
     """Return the two programs for the devices of `mesh`, all on its axis "data".
+
+    `engine`, a key of `compilation.ENGINES`, compiles the network.
 
     Returns:
         The protocol, uint8 [N, H, W, 3] -> float32 [N, 299, 299, 3]: a program for each size of
@@ -106,5 +111,6 @@ def make_programs(
 
     specs = (P(), P("data"))
     return jax.jit(protocol), jax.jit(
-        jax.shard_map(one_tap, mesh=mesh, in_specs=specs, out_specs=P("data"))
+        jax.shard_map(one_tap, mesh=mesh, in_specs=specs, out_specs=P("data")),
+        compiler_options=ENGINES[engine],
     )
