@@ -36,11 +36,11 @@ PINNED = {
     "jax_disable_jit": False,
 }
 
-# engine -> compiler options of programs that run long: training and sampling.
+# engine -> compiler options of programs that run long: training, sampling, Inception's features.
 ENGINES: dict[str, dict[str, Any]] = {
     "XLA": {},
-    # jaxlib sends convolutions and products to YNNPACK by default. oneDNN trains 1.07 to 1.2 times
-    # as fast; see docs/benchmark.md.
+    # jaxlib sends convolutions and products to YNNPACK by default. oneDNN is up to 1.4 times as
+    # fast; see docs/benchmark.md.
     "oneDNN": {
         "xla_cpu_experimental_onednn_custom_call": True,
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
