@@ -81,9 +81,7 @@ def keep_available(config: ScoreConfig) -> ScoreConfig:
 
 
 def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores:
-    """Score each seed's samples against the data and write scores.json.
-
-    Every run is compared with the same real images.
+    """Score each seed's samples against real images, the same for every run; write scores.json.
 
     Returns:
         The contents of scores.json. Only process 0 scores: the others embed their share of the
@@ -107,8 +105,7 @@ def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores
         for extractor in used:
             train = embed_dataset(extractor, dataset, len(rows), advance)
             generated = extractor.generated or extractor
-            features = (embed(generated, x, advance) for x in fakes)
-            sets = [np.split(x, config.sample_sets) for x in features]
+            sets = [np.split(embed(generated, x, advance), config.sample_sets) for x in fakes]
             embedded[extractor] = Embedded(train, sets)
     if not processes.is_main():
         return {"scores": [], "summary": []}
