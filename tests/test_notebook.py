@@ -38,7 +38,7 @@ def test_it_runs_and_shows_pictures_and_the_score(noise, tmp_path, monkeypatch):
 
 def test_the_stored_outputs_come_from_one_whole_run():
     raw = FILE.read_text("utf-8")
-    assert len(raw) < 600_000
+    assert len(raw) < 500_000
     notebook = json.loads(raw)
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))

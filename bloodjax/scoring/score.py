@@ -155,10 +155,7 @@ def score_labelled(
 
 
 def check_counts(samples: Samples, dataset: Dataset, config: ScoreConfig) -> None:
-    """Refuse fewer samples than are asked for or 2, and fewer than 4 real images.
-
-    Each side of the floor has at least two.
-    """
+    """Refuse too few samples, and fewer than 4 real images, two for each side of the floor."""
     samples_count, count = samples.images.shape[1], len(dataset.images)
     if samples_count < 2:
         text = f"samples.npz holds {samples_count} image for each seed: expected at least 2"
