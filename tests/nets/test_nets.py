@@ -94,19 +94,23 @@ def test_every_backend_s_form_of_the_transposed_convolution_is_the_same(size):
     assert np.vdot(y, by_product) == pytest.approx(inner, rel=1e-4, abs=1e-3)
 
 
-CONVS = {
-    "3x3": ((1, 1), "SAME", (3, 3, 2, 5)),
-    "strided": ((2, 2), ((1, 1), (1, 1)), (4, 4, 2, 5)),
+CONVS = {  # strides, padding, shape of the kernel, size of an image
+    "3x3": ((1, 1), "SAME", (3, 3, 2, 5), (6, 4)),
+    "strided": ((2, 2), ((1, 1), (1, 1)), (4, 4, 2, 5), (6, 4)),
+    "strided, odd height": ((2, 2), ((1, 1), (1, 1)), (4, 4, 2, 5), (7, 4)),
+    "strided, odd width": ((2, 2), ((1, 1), (1, 1)), (4, 4, 2, 5), (6, 5)),
+    "strided, no padding": ((2, 2), ((0, 0), (0, 0)), (4, 4, 2, 5), (6, 4)),
 }
 
 
+@pytest.mark.parametrize("part", [3, 128])
 @pytest.mark.parametrize("name", CONVS)
-def test_gradients_of_large_batches_are_those_of_the_convolution(name, monkeypatch):
-    """Seven images in parts of three; and so for two kernels at once."""
-    monkeypatch.setattr(layers, "PART", 3)
-    strides, padding, shape = CONVS[name]
+def test_gradients_are_those_of_the_convolution(name, part, monkeypatch):
+    """Seven images in parts of three, and at once; and so for two kernels at once."""
+    monkeypatch.setattr(layers, "PART", part)
+    strides, padding, shape, size = CONVS[name]
     options = {"dimension_numbers": layers.LAYOUT}
-    x, kernels = normal(7, 6, 4, 2), normal(2, *shape, seed=1)
+    x, kernels = normal(7, *size, 2), normal(2, *shape, seed=1)
 
     def run(function):
         def forward(x, kernel):
@@ -133,6 +137,19 @@ def test_a_cpu_takes_kernel_gradients_of_128_images_at_once():
             for batch in re.findall(r"\(tensor<(\d+)x6x6x2xf32>", line)
         }
         assert found == images, platform
+
+
+@pytest.mark.parametrize("layer", [layers.Conv(5, (4, 4), (2, 2), 1), ConvTranspose(5)])
+def test_a_cpu_takes_products_for_dilated_convolutions(layer):
+    """oneDNN takes products, but no dilated convolution; cuDNN has kernels for the latter."""
+    x = jax.ShapeDtypeStruct((4, 6, 6, 2), jnp.float32)
+    params = shapes(layer, jnp.zeros((1, 6, 6, 2)))[1]
+    both = jax.value_and_grad(lambda params, x: layer.apply(params, x).sum(), argnums=(0, 1))
+    for platform, dilated in {"cpu": False, "cuda": True}.items():
+        text = jax.jit(both).trace(params, x).lower(lowering_platforms=(platform,)).as_text()
+        assert ("lhs_dilate = [2, 2]" in text) == dilated, platform
+        # The taps are added once, whatever reads them.
+        assert ("optimization_barrier" in text) != dilated, platform
 
 
 def test_conv_transpose_without_bias_has_none():
