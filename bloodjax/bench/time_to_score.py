@@ -17,6 +17,7 @@ from bloodjax.bench.tasks import Task
 from bloodjax.bench.timing import Contestant, Failed, process_environment
 from bloodjax.data import Dataset
 from bloodjax.runtime.files import read_json
+from bloodjax.sampling.draw import SampleConfig, dispatch_size
 from bloodjax.sampling.samples import NAME, Samples, write_samples_file
 from bloodjax.scoring.score import ScoreConfig, write_scores
 from bloodjax.scoring.scores import Score
@@ -86,7 +87,7 @@ def write_torch_job(config: dict[str, Any], dataset: Dataset, threads: int, fold
         "epochs": train["epochs"],
         "batch_size": train["batch_size"],
         "count": config["sample"]["count"],
-        "chunk": config["sample"]["chunk"],
+        "chunk": dispatch_size(options.build(SampleConfig, "sample", config["sample"])),
         "sampler": config["sampler"],
     }
     (folder / "job.json").write_text(json.dumps(plan), "utf-8")

@@ -12,7 +12,7 @@ from helpers.tiny import SMALL
 from helpers.tiny import cells as noisy
 
 from bloodjax import data, options
-from bloodjax.bench import benchmark, parity, tasks
+from bloodjax.bench import benchmark, parity, tasks, time_to_score
 from bloodjax.bench.benchmark import BenchConfig, run_benchmark
 from bloodjax.bench.tasks import Plan, Task
 from bloodjax.bench.timing import Contestant
@@ -124,6 +124,23 @@ def test_a_variant_that_computes_something_else_does_not_take_part():
     entered = plan().enter("train", batch=32)
     benchmark.keep_out([Task("train", 32, "float32", entered)], {"compile": "off by 1e-2"})
     assert {x.variant: x.failure for x in entered if x.failure} == {"compile": "off by 1e-2"}
+
+
+# ---- time to score
+
+
+@pytest.mark.parametrize(("chunk", "expected"), [(0, 30), (8, 8)])
+def test_pytorch_samples_in_chunks_of_jax_s_size(tmp_path, chunk, expected):
+    config = {
+        "method": VAE,
+        "optimizer": {"learning_rate": 1e-3},
+        "train": {"ema_decay": 0.0, "epochs": 1, "batch_size": 8},
+        "sample": {"count": 30, "chunk": chunk},
+        "sampler": {},
+        "seeds": [0],
+    }
+    time_to_score.write_torch_job(config, noisy(), 1, tmp_path)
+    assert json.loads((tmp_path / "job.json").read_text())["chunk"] == expected
 
 
 # ---- all of it
