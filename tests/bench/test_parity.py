@@ -192,6 +192,7 @@ def test_twin_repeats_step_and_samples(written, twins, name, shape, tuned):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 @every_method
 def test_compiled_twin_repeats_step_and_samples(written, twins, name):
