@@ -93,8 +93,8 @@ def distance(job: Job) -> Work:
 def matmul(job: Job) -> Work:
     """Prepare matrix products: a unit is one of two square matrices, the bound of all tasks."""
     x = jnp.ones((job["dims"], job["dims"]), job["dtype"])
-    engine = compilation.ENGINES[compilation.choose_engine()]
-    program = jax.jit(jnp.matmul, compiler_options=engine)
+    options = compilation.ENGINES[compilation.choose_engine()]
+    program = jax.jit(jnp.matmul, compiler_options=options)
     return repeat(lambda: program(x, x), jax.block_until_ready)
 
 
