@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, random
 from jax.typing import DTypeLike
 
-from bloodjax.nets.layers import Conv, ConvTranspose, Dense
+from bloodjax.nets.layers import Conv, ConvTranspose, Dense, silu
 from bloodjax.options import Positive
 
 EMBEDDING = 100  # dimensions of the embedded time
@@ -51,7 +51,7 @@ class Block(nn.Module):
         for _ in range(2):
             init = uniform(9 * x.shape[-1])
             conv = Conv(self.width, (3, 3), dtype=self.dtype, kernel_init=init, bias_init=init)
-            x = nn.silu(conv(x))
+            x = silu(conv(x))
         return x
 
 
@@ -77,7 +77,7 @@ class Stage(nn.Module):
             init = uniform(fan_in)
             return Dense(channels, dtype=self.dtype, kernel_init=init, bias_init=init)
 
-        shift = nn.silu(dense(EMBEDDING)(time))
+        shift = silu(dense(EMBEDDING)(time))
         shift = dense(channels)(shift)  # a statement of its own: flax names layers in this order
         # In float32, as a bias: its gradient is a sum over all pixels.
         x = (x + shift.astype(jnp.float32)[:, None, None]).astype(self.dtype)
@@ -124,9 +124,9 @@ class CourseUNet(nn.Module):
 
         # The lowest resolution, from odd sides by way of even ones: 7 to 6 to 3, and back. The
         # course's transposed convolution of stride 1 is here a padded one of the flipped kernel.
-        x = conv(nn.silu(conv(x, lowest, 2, padding=0)), lowest, 4, stride=2)
+        x = conv(silu(conv(x, lowest, 2, padding=0)), lowest, 4, stride=2)
         x = stage(((finer or self.widths)[-1],) * rest + (lowest,))(x, time)
-        x = conv(nn.silu(up(x)), lowest, 2)
+        x = conv(silu(up(x)), lowest, 2)
 
         # Up
         for width, narrow in zip(reversed(self.widths), [*reversed(finer), None], strict=True):

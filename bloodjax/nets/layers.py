@@ -49,6 +49,14 @@ def cast_all_but_bias(
     return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype), bias
 
 
+def silu(x: Array) -> Array:
+    """Apply SiLU to the output of a convolution or product.
+
+    The barrier keeps oneDNN from applying it there: see `compilation.refuse_wrong_fusions`.
+    """
+    return nn.silu(lax.optimization_barrier(x))
+
+
 PART = 128  # images per part of a kernel gradient
 HALVING = ((4, 4), (2, 2), ((1, 1), (1, 1)))  # kernel, stride and padding that halve an image
 

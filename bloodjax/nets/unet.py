@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from bloodjax.nets.layers import Conv, Dense, depth_to_space, space_to_depth, upsample
+from bloodjax.nets.layers import Conv, Dense, depth_to_space, silu, space_to_depth, upsample
 from bloodjax.options import Count, Positive, Share
 
 GROUPS = 8  # of GroupNorm
@@ -108,13 +108,13 @@ class UNet(nn.Module):
 
         # Time and class
         time = dense()(time_embedding(t, 2 * self.widths[0]))
-        time = dense()(nn.silu(time))
+        time = dense()(silu(time))
         if self.classes:
             label = jnp.full(len(x), self.classes) if label is None else label
             rows = nn.Embed(self.classes + 1, 4 * self.widths[0]).embedding.astype(self.dtype)
             # A product: the gradient of a lookup would collect the batch on every device.
             time += nn.one_hot(label, len(rows), dtype=self.dtype) @ rows
-        time = nn.silu(time)
+        time = silu(time)
 
         # Down
         y = conv(self.widths[0])(space_to_depth(x, self.patch))

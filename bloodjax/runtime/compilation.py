@@ -164,8 +164,36 @@ def uncached(engine: str) -> Iterator[None]:
 
 
 def precompile(jitted: Any, *arguments: Any) -> float:
-    """Compile a long program for these arguments before its first call; return the seconds."""
+    """Compile a long program for these arguments before its first call; return the seconds.
+
+    Raises:
+        ValueError: the program would compute wrong values, see `refuse_wrong_fusions`.
+    """
     begin = time.perf_counter()
     with uncached(choose_engine()):
-        jitted.lower(*arguments).compile()
+        program = jitted.lower(*arguments).compile()
+    if jax.default_backend() == "cpu":
+        refuse_wrong_fusions(program.as_text() or "")
     return time.perf_counter() - begin
+
+
+def refuse_wrong_fusions(program: str) -> None:
+    """Refuse a compiled program in which oneDNN applies an activation that jaxlib gets wrong.
+
+    jaxlib 0.12 makes SiLU, GELU and ELU a part of the product or convolution before them. All other
+    readers of that product, among them the gradient, then get the activation in its place. It asks
+    for a single reader with ReLU, tanh and sigmoid alone.
+
+    Args:
+        program: the text of the compiled program.
+
+    Raises:
+        ValueError: it contains such an activation.
+    """
+    found = re.search(r'"ops":\[[^]]*"(SWISH|GELU_TANH|GELU_ERF|ELU)"', program)
+    if found:
+        raise ValueError(
+            f"oneDNN applies {found[1]} within a product or convolution, whose gradient is then "
+            "wrong: give the activation jax.lax.optimization_barrier(x) in the place of x, or set "
+            "XLA_FLAGS=--xla_cpu_experimental_onednn_custom_call=false"
+        )
