@@ -178,7 +178,7 @@ def run_stages(
         board = None
         if run.log.tensorboard and processes.is_main():
             board = Board(folder, run.seeds, dataset)
-        source = folder.parent / run.sample.model if run.sample.model else folder
+        source = folder.absolute().parent / run.sample.model if run.sample.model else folder
         steps = run.train.epochs * -(-len(dataset.images) // run.train.batch_size)
         tx = make_optimizer(run.optimizer, steps, run.train.ema_decay_long)
         labels = no_labels
@@ -212,6 +212,7 @@ def run_stages(
             write_scores(folder, dataset, run.score)
         if mode == "audit":
             state = restore(method, tx, source, seeds=run.seeds, checkpoint=run.sample.checkpoint)
+            check_same_samples(folder, {"step": int(state.step[0])})
             model, test = select_seed(state, 0, run.sample.weights), run.data | {"split": "test"}
             write_audit(folder, method, model[:2], dataset, data.load(**test))
         if mode in ("run", "audit") and processes.is_main():

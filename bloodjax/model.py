@@ -97,6 +97,8 @@ class Model(NamedTuple):
         if count < 1:
             raise ValueError(f"count={count}: expected at least 1")
         seed = int(self.origin["seed"]) if seed is None else seed
+        if count != int(count) or seed != int(seed):
+            raise ValueError(f"count={count}, seed={seed}: expected whole numbers")
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed={seed}: expected 0 to 2**32 - 1")
         merged = self.options | options
@@ -167,9 +169,8 @@ def load_run(workdir: Path, seed: int | None, weights: Weights, checkpoint: str)
     check_weights(weights, ema_decay_long)
     if seed is not None and seed not in seeds:
         raise ValueError(f"seed={seed}: {workdir} has the seeds {', '.join(map(str, seeds))}")
-    _, dtype = compilation.PRECISIONS[config["precision"]]
-    method = make_method(dataset, config["method"] | {"dtype": dtype})
-    trained = workdir.parent / config["sample"]["model"] if config["sample"]["model"] else workdir
+    method, model = make_method(dataset, config), config["sample"]["model"]
+    trained = workdir.absolute().parent / model if model else workdir
     tx = make_optimizer(OptimizerConfig(**config["optimizer"]), ema_decay_long=ema_decay_long)
     state = loop.restore(method, tx, trained, seeds=seeds, checkpoint=checkpoint)
     s = 0 if seed is None else seeds.index(seed)
@@ -178,10 +179,11 @@ def load_run(workdir: Path, seed: int | None, weights: Weights, checkpoint: str)
     return Model(method, params, stats, config["sampler"], origin)
 
 
-def make_method(dataset: Mapping[str, Any], hyper_parameters: Mapping[str, Any]) -> Method:
-    """Return the method for the images of a data set."""
+def make_method(dataset: Mapping[str, Any], config: Mapping[str, Any]) -> Method:
+    """Return the method of a configuration for the images of a data set."""
     shape, classes = tuple(dataset["shape"]), len(dataset["classes"])
-    return methods.make(shape=shape, classes=classes, **hyper_parameters)
+    _, dtype = compilation.PRECISIONS[config["precision"]]
+    return methods.make(shape=shape, classes=classes, **config["method"] | {"dtype": dtype})
 
 
 def save(model: Model, file: Path) -> None:
@@ -206,7 +208,7 @@ def read(file: Path) -> Model:
     try:
         text = json.loads(str(arrays.pop("about")))
         origin, options = text["about"], text["options"]
-        method = make_method(origin["dataset"], origin["config"]["method"])
+        method = make_method(origin["dataset"], origin["config"])
         trees: Any = dict(zip(TREES, jax.eval_shape(method.init, random.key(0)), strict=True))
         flat: Any = flatten_dict(trees, sep="/")
         expected = {name: (x.shape, np.float16) for name, x in flat.items()}

@@ -98,6 +98,15 @@ def test_a_file_has_the_model_in_half_the_bytes(tmp_path, name):
     assert np.abs(difference).mean() < 2
 
 
+def test_a_file_of_a_bfloat16_run_computes_in_it(tmp_path):
+    run(tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    file.write_text(file.read_text().replace('"float32"', '"bfloat16"'))
+    save(load(tmp_path / "run"), tmp_path / "one.npz")
+    assert load(tmp_path / "one.npz").method == load(tmp_path / "run").method
+    assert load(tmp_path / "one.npz").method.dtype == "bfloat16"
+
+
 def test_weights_of_one_kind_are_not_the_others(tmp_path):
     made = run(tmp_path / "run")
     for weights, params in (("ema", made.ema), ("raw", made.params)):
@@ -176,6 +185,9 @@ def test_an_unknown_class_and_an_unconditional_model_are_refused_before_any_work
             plain.labels(2, label)
     with pytest.raises(ValueError, match="expected data, balanced, or .* 0 a, 1 b"):
         conditional.sample_chunks(2, label="c")
+    for count, seed in ((2, 1.5), (2.5, 1)):
+        with pytest.raises(ValueError, match="expected whole numbers"):
+            plain.sample_chunks(count, seed)
     dataset = {k: v for k, v in conditional.origin["dataset"].items() if k != "counts"}
     older = conditional._replace(origin=conditional.origin | {"dataset": dataset})
     with pytest.raises(ValueError, match="does not hold the frequencies .* balanced or a class"):
@@ -189,6 +201,7 @@ def test_an_unknown_class_and_an_unconditional_model_are_refused_before_any_work
         ({"seed": 5}, "has the seeds 0, 7"),
         ({"weights": "best"}, "expected ema or ema_long or raw"),
         ({"checkpoint": "best"}, "none was evaluated"),
+        ({"checkpoint": "Best"}, "expected newest or best"),
     ],
 )
 def test_what_a_run_does_not_have_is_refused(tmp_path, arguments, words):

@@ -49,7 +49,9 @@ def format_row(row: Row) -> list[str]:
 
 
 def format_seconds(value: float) -> str:
-    """Return a duration with three digits."""
+    """Return a duration with three digits, from 1,000 s on in whole seconds."""
+    if value >= 999.5:
+        return f"{value:,.0f} s"
     return f"{1e3 * value:.3g} ms" if value < 0.9995 else f"{value:#.3g} s".replace(". s", " s")
 
 

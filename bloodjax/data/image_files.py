@@ -129,7 +129,10 @@ def read_image(file: Path) -> Picture:
 
 def _check(file: Path, image: Image.Image) -> None:
     """Refuse a file whose header tells that it cannot be read as people see it."""
-    frames = getattr(image, "n_frames", 1)
+    try:
+        frames = getattr(image, "n_frames", 1)  # reads further pages of a TIFF
+    except Exception as error:
+        raise ValueError(f"{file}: not a whole image ({error}); replace or remove it") from None
     if frames > 1 and image.format != "MPO":
         raise ValueError(
             f"{file}: {frames} pages or frames, expected one picture: save each as a file"

@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Mapping
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -106,7 +105,7 @@ def class_caption(name: str, number: int) -> str:
     """Return the name of a class, or its number if the font lacks letters of the name."""
     font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
     if all(font.get_char_index(ord(letter)) for letter in name):
-        return shorten(name, 36, placeholder=" …")
+        return name if len(name) <= 36 else f"{name[:35]}…"
     return f"class {number}"
 
 

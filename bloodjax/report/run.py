@@ -22,6 +22,7 @@ from bloodjax.sampling.samples import read_samples
 from bloodjax.scoring.audit import read_audit
 from bloodjax.scoring.scores import PairScore, Score, Scores, read_scores, score_key
 from bloodjax.scoring.tables import (
+    format_draws,
     format_mean_std,
     format_metrics,
     format_value,
@@ -90,12 +91,12 @@ def score_rows(scores: Scores) -> Table:
         group = [s for s in scores["scores"] if score_key(s) == score_key(summary)]
         measure, floor = title(*score_key(summary)), format_value(summary["floor"])
         for s in group:
-            value, spread = s["value"], format_value(s["draws"]["std"], s["value"])
+            value, spread = s["value"], format_draws(s["draws"], s["value"])
             cells = (str(s["seed"]), measure, format_value(value), spread, floor)
             table.append((*cells, *format_metrics(s), *source_cells(s, s)))
         if summary["seeds"] > 1:
             label, mean = f"mean of {summary['seeds']}", format_mean_std(summary)
-            spread = format_value(summary["draws"]["std"], summary["mean"])
+            spread = format_draws(summary["draws"], summary["mean"])
             cells = (label, measure, mean, spread, floor)
             table.append((*cells, *format_metrics(summary), *[""] * len(SOURCE)))
         real = group[0]["real"]

@@ -12,9 +12,10 @@ from bloodjax.report.page import Table, markdown_table, study_page, write_files
 from bloodjax.report.texts import DATA, NO_FID, PUBLISHED, STUDY, describe_metrics
 from bloodjax.runtime.files import flatten
 from bloodjax.sampling.samples import NAME, Samples, read_samples
-from bloodjax.scoring.scores import Key, Scores, Summary, read_scores, score_key
-from bloodjax.scoring.seeds import DISTANCE, find_fault, keep_comparable, read_run
+from bloodjax.scoring.scores import Key, Score, Scores, Summary, read_scores, score_key
+from bloodjax.scoring.seeds import DISTANCE, find_fault, read_run
 from bloodjax.scoring.tables import (
+    format_draws,
     format_mean_std,
     format_metrics,
     format_value,
@@ -122,7 +123,9 @@ def value_rows(
         table.append(tuple(cells))
 
     if keys:
-        floors = [cell for key in keys for cell in (largest_floor(parts, key), "")]
+        floors = []
+        for most in (largest_floor(parts, key) for key in keys):
+            floors += [f"{format_value(most['floor'])} (n = {most['floor_n']:,})", ""]
         blank = [""] * (len(settings) + 3)
         table.append(("real images", *blank, *floors, *[""] * published))
     return table
@@ -137,14 +140,13 @@ def value_cells(summary: Summary | None) -> list[str]:
     """Return the cells of one distance: mean ± σ over seeds, σ over draws."""
     if summary is None:
         return [MISSING, ""]
-    return [format_mean_std(summary), format_value(summary["draws"]["std"], summary["mean"])]
+    return [format_mean_std(summary), format_draws(summary["draws"], summary["mean"])]
 
 
-def largest_floor(parts: Sequence[Part], key: Key) -> str:
-    """Return the floor of the run that compares the most real images."""
+def largest_floor(parts: Sequence[Part], key: Key) -> Score:
+    """Return a score of the run that compares the most real images."""
     scores = (s for part in parts for s in part.scores["scores"] if score_key(s) == key)
-    most = max(scores, key=lambda score: score["floor_n"])
-    return f"{format_value(most['floor'])} (n = {most['floor_n']:,})"
+    return max(scores, key=lambda score: score["floor_n"])
 
 
 def metric_rows(parts: Sequence[Part], key: Key) -> Table:
@@ -153,8 +155,7 @@ def metric_rows(parts: Sequence[Part], key: Key) -> Table:
     for part in parts:
         if summary := part.summary(key):
             table.append((part.name, *format_metrics(summary)))
-    real = [s["real"] for part in parts for s in part.scores["scores"] if score_key(s) == key]
-    return [*table, ("other real images", *format_metrics(real[-1]))]
+    return [*table, ("other real images", *format_metrics(largest_floor(parts, key)["real"]))]
 
 
 def verdict_rows(parts: Sequence[Part]) -> Table:
@@ -164,10 +165,9 @@ def verdict_rows(parts: Sequence[Part]) -> Table:
         if not find_fault(part.scores["scores"]):
             method = part.config["method"]["name"]
             samples += read_run(Path(part.name), method, part.scores["scores"])
-    alike, _ = keep_comparable([x for x in samples if x.measure == DISTANCE])
     head = ("first", "second", "distance", "second - first", "95 %", "first better", "95 %")
     table: Table = [(*head, "verdict")]
-    for row in compare_runs(alike):
+    for row in compare_runs([x for x in samples if x.measure == DISTANCE]):
         gap = row["gap"] if row["difference"] is None else row["difference"]
         bounds = [row["low"], row["high"]]
         cells = [row["first"], row["second"], row["space"], f"{gap:.3g}"]

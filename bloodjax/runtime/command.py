@@ -199,7 +199,8 @@ def _stop(number: int) -> NoReturn:
 def defer_signals(unit: str) -> Iterator[Stop]:
     """Yield a `Stop` that SIGINT or SIGTERM fills; a second signal acts as outside the block.
 
-    The block must look at the `Stop` after each `unit` of its work, such as a "step".
+    The block must look at the `Stop` after each `unit` of its work, such as a "step". A signal that
+    it does not act on is raised again at its end.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -222,3 +223,5 @@ def defer_signals(unit: str) -> Iterator[Stop]:
         yield stop
     finally:
         restore_handlers()
+    if stop.signal:
+        signal.raise_signal(stop.signal)

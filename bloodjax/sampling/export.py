@@ -73,7 +73,15 @@ def write_images(
 def write_folder(
     folder: Path, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> None:
-    """Write 000000.png and so on, images with a label in a folder of their class."""
+    """Write 000000.png and so on, images with a label in a folder of their class.
+
+    Raises:
+        FileExistsError: the folder exists.
+        ValueError: a class has a name that no folder can have.
+    """
+    for name in classes:
+        if name in ("", ".", "..") or set(name) & set("/\\\0"):
+            raise ValueError(f"class {name!r}: no name of a folder; write an .npz instead")
     if folder.exists():
         raise FileExistsError(f"{folder} exists: choose another name, or move it away")
     part = folder.with_name(f".{folder.name}.part")

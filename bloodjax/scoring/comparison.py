@@ -18,7 +18,8 @@ class RealSet:
 
     Attributes:
         features: the real images that samples are compared with, float32 [n, d].
-        train: all training images at hand, float32 [N >= n, d]; the first n are `features`.
+        train: the images among which copies are searched, float32 [N >= n, d]; the first n are
+            `features`.
         draws: moments of the n images, then of further random draws of n images.
     """
 
@@ -28,9 +29,12 @@ class RealSet:
 
     @classmethod
     def draw(cls, train: np.ndarray, n: int, draws: int = 1) -> "RealSet":
-        """Return the first n images of `train`, with the moments of `draws - 1` random sets."""
+        """Return the first n images of `train`, with the moments of `draws - 1` random sets.
+
+        If they are all, every set would be the same: there is only the first then.
+        """
         sets = [Moments.of(train[:n])]
-        for draw in range(1, draws):
+        for draw in range(1, draws if n < len(train) else 1):
             order = np.random.default_rng((SEED, draw)).permutation(len(train))
             sets.append(Moments.of(train[order[:n]]))
         return cls(train[:n], train, sets)

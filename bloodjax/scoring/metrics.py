@@ -84,6 +84,6 @@ METRICS = (
         "memorised",
         lambda pair: pair.nearest and pair.nearest.memorised,
         note="Memorised is the share of samples that are nearer to a training image than every "
-        "other training image is.",
+        "other one is, among the first 2 × score.count training images.",
     ),
 )

@@ -152,5 +152,5 @@ def keep_comparable(samples: Sequence[Sample]) -> tuple[list[Sample], list[str]]
         if x.basis != common[x.space] and x.measure == DISTANCE:
             pairs = zip(ALIKE, x.basis, common[x.space], strict=True)
             unlike = ", ".join(f"{key} is {a}, elsewhere {b}" for key, a, b in pairs if a != b)
-            notes.append(f"{x.run} is not compared with other runs by {x.space}: {unlike}")
+            notes.append(f"{x.run} is not ranked with the other runs by {x.space}: {unlike}")
     return [x for x in samples if x.basis == common[x.space]], notes

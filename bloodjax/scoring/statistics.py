@@ -62,7 +62,7 @@ def analyze(samples: Sequence[Sample]) -> dict[str, list[Any]]:
     return {
         "spreads": [describe_spread(x) for x in samples],
         "components": [describe_components(x) for x in distances],
-        "comparisons": compare_runs(alike),
+        "comparisons": compare_runs(samples),
         "ranks": rank_runs(alike),
         "orders": compare_orders(alike),
         "study": [compare_study(x) for x in distances if x.method in STUDY and x.std],

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from bloodjax.scoring import metrics
 from bloodjax.scoring.metrics import Metric
-from bloodjax.scoring.scores import Score, Scores, Summary
+from bloodjax.scoring.scores import Draws, Score, Scores, Summary
 
 # The study's FIDs: mean and population σ of five seeds
 STUDY = {"vae": (201.73, 0.23), "gan": (180.57, 0.71), "ddpm": (423.70, 0.64)}
@@ -66,10 +66,15 @@ def metric_headings() -> list[str]:
     return [metric.heading for metric in metrics.METRICS if metric.heading]
 
 
+def format_draws(draws: Draws, value: float) -> str:
+    """Return σ of draws with the digits of a distance; "-" for one draw."""
+    return format_value(draws["std"], value) if draws["n"] > 1 else "-"
+
+
 def explain_spreads(summary: Summary) -> str:
     """Return a phrase for both σ: over trained models, and over draws of real images."""
-    n, std = summary["draws"]["n"], format_value(summary["draws"]["std"], summary["mean"])
-    draws = f"σ {std} over {n} draws of the real images"
+    n, std = summary["draws"]["n"], format_draws(summary["draws"], summary["mean"])
+    draws = f"σ {std} over {n} draws of the real images" if n > 1 else "one draw of real images"
     if summary["seeds"] == 1:
         return f"one seed; {draws}"
     return f"mean ± population σ over {summary['seeds']} seeds; {draws}"

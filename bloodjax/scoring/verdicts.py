@@ -1,5 +1,6 @@
 """Two runs beside one another: differences, tests, and a verdict that claims no more."""
 
+import operator
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -22,9 +23,9 @@ BLANK = dict.fromkeys(("difference", "low", "high", "flip_p", "detectable"))
 
 
 def compare_runs(samples: Sequence[Sample]) -> list[Row]:
-    """Return `compare` of each two runs by each measure."""
-    pairs = combinations(samples, 2)
-    return [compare(a, b) for a, b in pairs if (a.space, a.measure) == (b.space, b.measure)]
+    """Return `compare` of each two runs with the same basis, by each measure."""
+    alike = operator.attrgetter("space", "measure", "basis")
+    return [compare(a, b) for a, b in combinations(samples, 2) if alike(a) == alike(b)]
 
 
 def compare(a: Sample, b: Sample) -> Row:

@@ -28,7 +28,7 @@ def update_average(average: Any, params: Any, decay: float, step: Array) -> Any:
 
 def report_equal_averages(ema_decay: float, ema_decay_long: float, steps: int) -> None:
     """Print that a longer average equals the first if the warm-up limits both to the last step."""
-    if ema_decay_long and ema_decay >= (limit := warm_up(steps - 1)):
+    if min(ema_decay, ema_decay_long) >= (limit := warm_up(steps - 1)):
         remedy = f"choose a train.ema_decay below {limit:.4f}"
         console.print(f"ema_long equals ema in {steps:,} steps: {remedy}")
 

@@ -187,7 +187,10 @@ def restore(
     Raises:
         FileNotFoundError: there is no such checkpoint.
         Damaged: the checkpoint is damaged; another one would be another model.
+        ValueError: `checkpoint` is another word.
     """
+    if checkpoint not in ("newest", "best"):
+        raise ValueError(f"checkpoint={checkpoint!r}: expected newest or best")
     checkpoints, like = Checkpoints(workdir / "checkpoints"), abstract_states(method, tx, seeds)
 
     def restore_chosen() -> State:

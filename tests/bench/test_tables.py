@@ -101,7 +101,14 @@ def test_shares_of_the_time_add_up():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.00109, "1.09 ms"), (0.2, "200 ms"), (0.9996, "1.00 s"), (8.95, "8.95 s"), (104.2, "104 s")],
+    [
+        (0.00109, "1.09 ms"),
+        (0.2, "200 ms"),
+        (0.9996, "1.00 s"),
+        (8.95, "8.95 s"),
+        (104.2, "104 s"),
+        (1234.5, "1,234 s"),
+    ],
 )
 def test_durations_have_three_digits(value, text):
     assert tables.format_seconds(value) == text

@@ -79,6 +79,14 @@ def transparent(kind):
     return encode(image, "png", transparency=int(pixels(1)[0, 0, 0]))
 
 
+def lost_page():
+    """A TIFF whose directory names a second page where there are only pixels."""
+    raw = bytearray(tiff(np.full((40, 40, 3), 1, np.uint8)))
+    end = 8 + 2 + 12 * 11
+    raw[end : end + 4] = len(raw).to_bytes(4, "little")
+    return bytes(raw) + b"\1\0" + b"\0\1\3\0\1\0\0\0\1\0\0\0" + bytes(4)
+
+
 DEEP = "expected 8: scale its values to 0..255"
 CLEAR = "transparent pixels, expected none: put it on a background"
 PAGES = "3 pages or frames, expected one picture: save each as a file"
@@ -114,6 +122,7 @@ REFUSED = {
     "cut png": (png(pixels())[:-30], WHOLE),
     "cut jpeg": (encode(np.tile(pixels(), (9, 9, 1)), "jpeg")[:-300], WHOLE),
     "cut tiff": (tiff(pixels())[:-9], WHOLE),
+    "tiff with a pointer to no page": (lost_page(), WHOLE),
     "cut bmp": (encode(pixels(), "bmp")[:-9], WHOLE),
     "empty": (b"", "not an image that can be read; replace or remove it"),
     "a page of the web": (b"<!DOCTYPE html><html>404</html>", "not an image that can be read"),

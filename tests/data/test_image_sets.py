@@ -112,6 +112,13 @@ def test_samples_of_several_seeds_need_one(tmp_path):
             open_images(tmp_path / "x.npz", 4, seed=seed)
 
 
+@pytest.mark.parametrize("seeds", [7, [4, 7, 9]])
+def test_seeds_that_do_not_fit_the_samples_are_refused(tmp_path, seeds):
+    np.savez(tmp_path / "x.npz", images=np.stack([cells(), cells()]), seeds=seeds)
+    with pytest.raises(ValueError, match="x.npz: seeds of shape"):
+        open_images(tmp_path / "x.npz", 4)
+
+
 def test_what_an_npz_without_images_holds_is_listed(tmp_path):
     for arrays, listing in (({}, "nothing"), ({"x": 1, "labels": 2}, "x, labels")):
         np.savez(tmp_path / "x.npz", **arrays)

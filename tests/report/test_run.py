@@ -369,6 +369,11 @@ def test_the_smooth_line_is_the_mean_of_its_neighbours():
     np.testing.assert_allclose(smooth[[0, -1]], [values[:2].mean(), values[-2:].mean()])
 
 
+def test_long_names_of_classes_keep_their_first_letters():
+    assert figures.class_caption("x" * 36, 0) == "x" * 36
+    assert figures.class_caption("Tomato___" + "x" * 40, 0) == "Tomato___" + "x" * 26 + "…"
+
+
 @pytest.mark.parametrize(
     ("name", "caption"),
     [("Lymphozyt größer", "Lymphozyt größer"), ("淋巴细胞", "class 4"), ("лимфоцит", "лимфоцит")],

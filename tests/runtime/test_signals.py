@@ -28,13 +28,22 @@ def handlers():
 @pytest.mark.parametrize("first", command.SIGNALS)
 @pytest.mark.parametrize("second", command.SIGNALS)
 def test_the_first_is_noted_and_the_second_acts_at_once(handlers, first, second, capsys):
-    with command.defer_signals("step") as stop:
+    with pytest.raises(AtOnce), command.defer_signals("step") as stop:  # also at the end
         assert stop.signal == 0
         os.kill(os.getpid(), first)
         assert stop.signal == first
         assert "stopping after this step; once more to stop at once" in capsys.readouterr().err
         with pytest.raises(AtOnce):
             os.kill(os.getpid(), second)
+
+
+@pytest.mark.parametrize("number", command.SIGNALS)
+def test_one_that_the_block_does_not_act_on_is_not_lost(handlers, number):
+    work = []
+    with pytest.raises(AtOnce), command.defer_signals("step"):
+        os.kill(os.getpid(), number)
+        work.append("done")
+    assert work == ["done"]
 
 
 @pytest.mark.parametrize("number", command.SIGNALS)

@@ -41,6 +41,13 @@ def test_images_with_a_label_lie_with_their_class(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["", "..", "/red", "../red", "a\\b"])
+def test_no_class_leads_out_of_the_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="no name of a folder"):
+        export.write_images(tmp_path / "out", some(), np.zeros(5, int), (name,))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_is_there_is_not_touched(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")

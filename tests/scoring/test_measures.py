@@ -43,6 +43,10 @@ def test_further_sets_of_samples_change_nothing_but_their_own_spread():
     assert result == alone
 
 
+def test_draws_of_all_images_are_one_draw():
+    assert len(RealSet.draw(gaussian(80, 4), 80, draws=5).draws) == 1
+
+
 def test_draws_spread_as_the_distance_does():
     """The σ of draws against that of many really independent real sets."""
     rng = np.random.default_rng(0)

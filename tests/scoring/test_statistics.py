@@ -381,6 +381,7 @@ def test_runs_that_cannot_be_used_take_one_line_each(tmp_path, run):
     put(tmp_path, "vae", VAE)
     put(tmp_path, "gan", GAN)
     put(tmp_path, "gan_few", GAN, n_fake=250)
+    put(tmp_path, "vae_few", VAE, n_fake=250)
     put(tmp_path, "edm", [4.0])
     put(tmp_path, "old", VAE)
     file = tmp_path / "old" / "scores.json"
@@ -389,13 +390,15 @@ def test_runs_that_cannot_be_used_take_one_line_each(tmp_path, run):
     (tmp_path / "later" / "config.json").write_text("{}")
     out, err = run(tmp_path, "--json")
     result = json.loads(out)
-    assert {row["run"] for row in result["spreads"]} == {"vae", "gan", "gan_few"}
-    assert [(row["first"], row["second"]) for row in result["comparisons"]] == [("gan", "vae")]
+    assert {row["run"] for row in result["spreads"]} == {"vae", "gan", "vae_few", "gan_few"}
+    compared = [(row["first"], row["second"]) for row in result["comparisons"]]
+    assert compared == [("gan", "vae"), ("gan_few", "vae_few")]
     assert err.splitlines() == [
         f"{tmp_path / 'edm'} is left out: 1 seed, expected at least 2",
         f"{tmp_path / 'later'} is left out: no scores yet, run --mode=score",
         f"{tmp_path / 'old'} is left out: an older version scored it, run --mode=score",
-        "gan_few is not compared with other runs by FID: n_fake is 250, elsewhere 5000",
+        "gan_few is not ranked with the other runs by FID: n_fake is 250, elsewhere 5000",
+        "vae_few is not ranked with the other runs by FID: n_fake is 250, elsewhere 5000",
     ]
 
 

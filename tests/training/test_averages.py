@@ -10,7 +10,7 @@ import pytest
 from helpers.tiny import cells, method
 from helpers.training import equal, run
 
-from bloodjax.training import loop
+from bloodjax.training import averages, loop
 from bloodjax.training import step as steps
 from bloodjax.training.checkpoint import Checkpoints
 from bloodjax.training.loop import TrainConfig
@@ -118,6 +118,12 @@ def test_an_average_that_cannot_differ_is_pointed_out(tmp_path, capsys):
         capsys.readouterr().err
     )
     equal(longer(state), state.ema)
+
+
+def test_a_longer_average_with_a_short_memory_is_not_called_equal(capsys):
+    averages.report_equal_averages(0.9999, 0.5, 100)
+    averages.report_equal_averages(0.9999, 0.0, 100)
+    assert capsys.readouterr().err == ""
 
 
 class OlderState(NamedTuple):

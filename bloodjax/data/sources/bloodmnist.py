@@ -61,7 +61,9 @@ def load(path: str = "", split: str = "all") -> Dataset:
         print_line(f"{file}: not the published checksum; used as it is")
     wanted = [part for name, part in parts.items() if split in (name, "all")]
     classes = CLASSES if is_blood else [f"class {k}" for k in range(count)]
-    return join(wanted, classes, "bloodmnist" if is_blood else file.stem)
+    side = wanted[0][0].shape[1]
+    name = "bloodmnist" if side == 28 else f"bloodmnist_{side}"  # as MedMNIST calls other sizes
+    return join(wanted, classes, name if is_blood else file.stem)
 
 
 def places(path: str = "") -> list[tuple[str, Path, bool]]:
