@@ -79,7 +79,7 @@ def write_folder(
         FileExistsError: the folder exists.
         ValueError: a class has a name that no folder can have.
     """
-    for name in classes:
+    for name in {classes[label] for label in labels.tolist() if label >= 0}:
         if name in ("", ".", "..") or set(name) & set("/\\\0"):
             raise ValueError(f"class {name!r}: no name of a folder; write an .npz instead")
     if folder.exists():
