@@ -175,9 +175,8 @@ def run_stages(
     free = {"sample": ["sample", "sampler"], "score": ["score"]}.get(mode, [])
     with workdir.lock(folder):
         workdir.open_run(folder, config, dataset, free)
-        board = None
-        if run.log.tensorboard and processes.is_main():
-            board = Board(folder, run.seeds, dataset)
+        shown = run.log.tensorboard and processes.is_main()
+        board = Board(folder, run.seeds, dataset) if shown else None
         source = folder.absolute().parent / run.sample.model if run.sample.model else folder
         steps = run.train.epochs * -(-len(dataset.images) // run.train.batch_size)
         tx = make_optimizer(run.optimizer, steps, run.train.ema_decay_long)

@@ -94,13 +94,11 @@ class Model(NamedTuple):
         self, count: int, seed: int | None = None, label: str | int | None = None, **options: Any
     ) -> Iterator[np.ndarray]:
         """Draw the images of `sample` in chunks of a few; the arguments are checked now."""
-        if count < 1:
-            raise ValueError(f"count={count}: expected at least 1")
+        if count < 1 or count != int(count):
+            raise ValueError(f"count={count}: expected at least 1, a whole number")
         seed = int(self.origin["seed"]) if seed is None else seed
-        if count != int(count) or seed != int(seed):
-            raise ValueError(f"count={count}, seed={seed}: expected whole numbers")
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed={seed}: expected 0 to 2**32 - 1")
+        if not 0 <= seed < 2**32 or seed != int(seed):
+            raise ValueError(f"seed={seed}: expected 0 to 2**32 - 1, a whole number")
         merged = self.options | options
         sampler = {k: tuple(v) if isinstance(v, list) else v for k, v in merged.items()}
         check_sampler(self.method, sampler)

@@ -124,7 +124,7 @@ def select_images(arrays: dict[str, np.ndarray], seed: int | None) -> np.ndarray
 def select_seed(images: np.ndarray, seeds: np.ndarray, seed: int | None) -> np.ndarray:
     """Return one seed's images [N, H, W, C] of a run's [S, N, H, W, C]."""
     if seeds.shape != images.shape[:1]:
-        raise ValueError(f"seeds of shape {seeds.shape} for images of shape {images.shape}")
+        raise ValueError(f"seeds of shape {seeds.shape}: expected {images.shape[:1]}, as images")
     choices = seeds.tolist()
     if (seed is None and len(choices) > 1) or (seed is not None and seed not in choices):
         listing = ", ".join(map(str, choices))

@@ -14,9 +14,8 @@ SECTIONS = {  # picture -> heading and caption
     "closest": (
         "Nearest training images",
         "The samples that are most likely copies, each above its nearest training image among the "
-        "first 2 × score.count. The ratio "
-        "divides the distance between the two by the distance of the training image to its own "
-        "nearest neighbour. Pairs that look the same were memorised.",
+        "first 2 × score.count. The ratio divides the distance between the two by the distance of "
+        "the training image to its own nearest neighbour. Pairs that look the same were memorised.",
     ),
     "denoising": (
         "From noise to cell",

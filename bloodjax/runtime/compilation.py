@@ -181,8 +181,8 @@ def refuse_wrong_fusions(program: str) -> None:
     """Refuse a compiled program in which oneDNN applies an activation that jaxlib gets wrong.
 
     jaxlib 0.12 makes SiLU, GELU and ELU a part of the product or convolution before them. All other
-    readers of that product, among them the gradient, then get the activation in its place. It asks
-    for a single reader with ReLU, tanh and sigmoid alone.
+    readers of that product, among them the gradient, then get the activation in its place. ReLU,
+    tanh and sigmoid become a part only of a product without other readers.
 
     Args:
         program: the text of the compiled program.
@@ -190,10 +190,10 @@ def refuse_wrong_fusions(program: str) -> None:
     Raises:
         ValueError: it contains such an activation.
     """
-    found = re.search(r'"ops":\[[^]]*"(SWISH|GELU_TANH|GELU_ERF|ELU)"', program)
-    if found:
+    fusion = re.search(r'"ops":\[[^]]*"(SWISH|GELU_TANH|GELU_ERF|ELU)"', program)
+    if fusion:
         raise ValueError(
-            f"oneDNN applies {found[1]} within a product or convolution, whose gradient is then "
+            f"oneDNN applies {fusion[1]} within a product or convolution, whose gradient is then "
             "wrong: give the activation jax.lax.optimization_barrier(x) in the place of x, or set "
             "XLA_FLAGS=--xla_cpu_experimental_onednn_custom_call=false"
         )

@@ -31,7 +31,7 @@ class RealSet:
     def draw(cls, train: np.ndarray, n: int, draws: int = 1) -> "RealSet":
         """Return the first n images of `train`, with the moments of `draws - 1` random sets.
 
-        If they are all, every set would be the same: there is only the first then.
+        All images make one set alone, since every further draw would be the same.
         """
         sets = [Moments.of(train[:n])]
         for draw in range(1, draws if n < len(train) else 1):

@@ -81,6 +81,15 @@ def test_a_method_that_the_study_did_not_publish_has_no_number_of_it(tmp_path):
     assert result["vae"] == [*cells, "201.73 ± 0.23"] and result["flow"] == cells
 
 
+def test_other_real_images_are_those_of_the_largest_comparison():
+    key = "fd_bloodnet", ""
+    parts = []
+    for n, precision in ((100, 0.3), (5000, 0.9), (250, 0.5)):
+        score = {"name": key[0], "protocol": key[1], "floor_n": n, "real": {"precision": precision}}
+        parts.append(study.Part("vae", {}, None, {"scores": [score], "summary": []}))
+    assert study.metric_rows(parts, key)[-1] == ("other real images", "", "", "0.900", *[""] * 4)
+
+
 def test_the_other_tables_have_all_measures_and_classes(tmp_path):
     study.write_study_report("A study", COLUMNS, two_runs(tmp_path), a_dataset(), tmp_path)
     result = table(tmp_path, "FD-BloodNet, all measures")

@@ -33,7 +33,7 @@ ACTIVATIONS = {
 
 @pytest.fixture(autouse=True)
 def onednn(monkeypatch):
-    monkeypatch.delenv("XLA_FLAGS")  # XLA has read it; of the choice it would forbid oneDNN
+    monkeypatch.delenv("XLA_FLAGS")  # of the suite, which XLA has read; the choice would obey it
     if compilation.choose_engine.__wrapped__() != "oneDNN":
         pytest.skip("this jaxlib or processor does not reach oneDNN")
     with compilation.uncached("oneDNN"):
