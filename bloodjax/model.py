@@ -21,7 +21,7 @@ from bloodjax.methods import Method, Params, Stats
 from bloodjax.runtime import command, compilation, devices, npz
 from bloodjax.runtime.files import flatten, read_json
 from bloodjax.runtime.progress import print_line
-from bloodjax.sampling.draw import check_sampler, make_sampler, select_seed
+from bloodjax.sampling.draw import check_sampler, fetch_images, make_sampler, select_seed
 from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.training import loop
 from bloodjax.training.averages import Weights, check_weights
@@ -113,7 +113,7 @@ class Model(NamedTuple):
         def draw_chunk(start: int) -> np.ndarray:
             rows = np.arange(start, start + size, dtype=np.int32)
             chunk = draw(self.params, self.stats, jnp.uint32(seed), rows, labels[rows])
-            return np.asarray(chunk)[: count - start]
+            return fetch_images(chunk)[: count - start]
 
         return map(draw_chunk, range(0, count, size))
 

@@ -127,7 +127,7 @@ def test_the_longer_average_goes_into_a_file_if_the_run_has_one(tmp_path):
         load(tmp_path / "older", weights="ema_long")
 
 
-def test_a_run_that_draws_from_another_s_model_is_loaded_by_it(tmp_path):
+def test_a_run_that_draws_from_another_s_model_is_loaded_by_it(tmp_path, monkeypatch):
     run(tmp_path / "one", "ddpm")
     run(tmp_path / "other", "ddpm", model="one", sampler={"steps": 3})
     (tmp_path / "other" / "checkpoints").rename(tmp_path / "gone")
@@ -136,6 +136,16 @@ def test_a_run_that_draws_from_another_s_model_is_loaded_by_it(tmp_path):
     one = load(tmp_path / "one")
     jax.tree.map(np.testing.assert_array_equal, found.params, one.params)
     near(found.sample(2), one.sample(2, steps=3))
+    monkeypatch.chdir(tmp_path / "other")
+    jax.tree.map(np.testing.assert_array_equal, load(".").params, one.params)
+
+
+def test_images_that_are_not_finite_are_refused(tmp_path):
+    run(tmp_path / "run")
+    whole = load(tmp_path / "run")
+    broken = whole._replace(params=jax.tree.map(lambda x: x * jnp.nan, whole.params))
+    with pytest.raises(FloatingPointError, match="3 of 3 samples have NaN or infinite values"):
+        broken.sample(3)
 
 
 def test_the_sampler_s_options_are_those_of_the_run_or_the_call(tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ from bloodjax.training.step import State
 from bloodjax.training.strategies import spread_over_devices
 
 Labels = Callable[[int], np.ndarray]  # count -> int32 [count], the class of each sample or -1
+Draw = Callable[..., tuple[Array, Array]]
 TRACES = 4  # samples whose traces are kept
 PARTS = ".samples-"  # prefix of the hidden folders with chunks
 CPU_CHUNK, CHUNK = 250, 2500  # images per dispatch and device, on a CPU and on accelerators
@@ -79,26 +80,34 @@ def draw_images(
     seed: Array,
     indices: Array,
     labels: Array,
-) -> Array:
+) -> tuple[Array, Array]:
     """Draw the images of one seed at `indices`, int [N], with `labels`, int32 [N].
 
-    Args:
-        draw: the `sample` or `trace` of a method, with its options filled in.
-        conditional: whether `draw` takes a label.
-        params, stats, seed, indices, labels: of one seed.
+    `draw` is the `sample` or `trace` of a method with its options; `conditional` says whether it
+    takes a label.
 
     Returns:
-        uint8 [N, H, W, C]; of a trace [N, K, H, W, C].
+        uint8 [N, H, W, C], of a trace [N, K, H, W, C]; and which of them are finite, bool [N].
     """
 
     def draw_image(index: Array, label: Array) -> Array:
         key = key_at(seed, Purpose.SAMPLE, index)
         return draw(params, stats, key, label) if conditional else draw(params, stats, key)
 
-    return to_uint8(jax.vmap(draw_image)(indices, labels))
+    images = jax.vmap(draw_image)(indices, labels)
+    return to_uint8(images), jnp.isfinite(images).all(axis=range(1, images.ndim))
 
 
-def make_sampler(method: Method, sampler: dict[str, Any], engine: str) -> Callable[..., Array]:
+def fetch_images(drawn: tuple[Array, Array]) -> np.ndarray:
+    """Fetch the images of `draw_images`; FloatingPointError if not all are finite."""
+    images, finite = processes.fetch(drawn)
+    if not finite.all():
+        count = f"{np.sum(~finite)} of {len(finite)} samples"
+        raise FloatingPointError(f"{count} have NaN or infinite values; try the default sampler")
+    return images
+
+
+def make_sampler(method: Method, sampler: dict[str, Any], engine: str) -> Draw:
     """Return the jitted function (params, stats, seed, indices, labels) -> `draw_images`.
 
     The images are spread over all devices; `engine` is a key of `compilation.ENGINES`.
@@ -186,8 +195,8 @@ def draw_chunks(
 
     # The programs
     draw = make_sampler(method, sampler, compilation.choose_engine())
-    trace = functools.partial(method.trace, **sampler)
-    draw_trace = jax.jit(functools.partial(draw_images, trace, method.classes > 0))
+    traced = functools.partial(method.trace, **sampler)
+    draw_trace = jax.jit(functools.partial(draw_images, traced, method.classes > 0))
     select = functools.lru_cache(maxsize=1)(lambda s: select_seed(state, s, config.weights))
     classes = labels(-(-config.count // size) * size)
     if missing:
@@ -200,7 +209,7 @@ def draw_chunks(
     with defer_signals("chunk") as stop, progress("sample", total, total - left) as advance:
         for s, start in missing:
             indices = jnp.arange(start, start + size)
-            images = processes.fetch(draw(*select(s), indices, classes[start : start + size]))
+            images = fetch_images(draw(*select(s), indices, classes[start : start + size]))
             write_array(chunks[s, start], images)
             advance(min(size, config.count - start))
             if signal := processes.largest(stop.signal):
@@ -208,7 +217,8 @@ def draw_chunks(
         for s in seeds:
             file = folder / f"{s}-trace.npy"
             if processes.is_main() and not file.exists():
-                write_array(file, draw_trace(*select(s), jnp.arange(TRACES), labels(TRACES)))
+                trace = draw_trace(*select(s), jnp.arange(TRACES), labels(TRACES))
+                write_array(file, fetch_images(trace))
 
 
 def join_chunks(

@@ -10,10 +10,16 @@ import numpy as np
 from bloodjax import features
 from bloodjax.data import Dataset
 from bloodjax.methods import Method
-from bloodjax.runtime import processes
 from bloodjax.runtime.compilation import choose_engine, uncached
 from bloodjax.runtime.progress import console
-from bloodjax.sampling.draw import Labels, SampleConfig, dispatch_size, make_sampler, select_seed
+from bloodjax.sampling.draw import (
+    Labels,
+    SampleConfig,
+    dispatch_size,
+    fetch_images,
+    make_sampler,
+    select_seed,
+)
 from bloodjax.sampling.labels import no_labels
 from bloodjax.scoring.distances import Moments, frechet
 from bloodjax.scoring.embedding import embed, embed_dataset
@@ -63,7 +69,7 @@ def make_evaluator(
         starts = range(0, count, size)
         with uncached(choose_engine()):
             chunks = [draw(*model, jnp.arange(i, i + size), classes[i : i + size]) for i in starts]
-        images = np.concatenate([processes.fetch(chunk) for chunk in chunks])[:count]
+        images = np.concatenate([fetch_images(chunk) for chunk in chunks])[:count]
         if show:
             show(int(state.seed[s]), int(state.step[s]), images)
         return frechet(real(), Moments.of(embed(space, images, no_progress)))

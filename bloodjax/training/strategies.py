@@ -211,7 +211,7 @@ def make_mesh(seeds: int, batch: int, devices: tuple[Any, ...]) -> Mesh:
     return processes.connect(mesh)
 
 
-def spread_over_devices(function: Callable[..., Array], engine: str) -> Callable[..., Array]:
+def spread_over_devices(function: Callable[..., Any], engine: str) -> Callable[..., Any]:
     """Jit a seed's `function(params, stats, seed, indices, labels)`, its images over all devices.
 
     `engine` is a key of `compilation.ENGINES`; "XLA" compiles programs that the cache can hold.

@@ -106,6 +106,9 @@ def test_other_weights_are_other_samples_of_the_same_training(tmp_path):
     average = draw(tmp_path / "a", "vae")["images"]
     with pytest.raises(ValueError, match="made with .*'ema'.*, now .*'raw'.*--mode=sample"):
         check_same_samples(tmp_path / "a", made(11, "raw"))
+    check_same_samples(tmp_path / "a", {"step": 0})
+    with pytest.raises(ValueError, match="'step': 0.*'step': 1.*--mode=sample"):
+        check_same_samples(tmp_path / "a", {"step": 1})
     write(tmp_path / "a", weights="raw")
     check_same_samples(tmp_path / "a", made(11, "raw"))
     with np.load(tmp_path / "a" / "samples.npz") as file:
@@ -125,6 +128,15 @@ def test_chunks_of_other_weights_are_not_gone_on_with(tmp_path, monkeypatch):
     write(tmp_path / "b", weights="raw")
     with np.load(tmp_path / "b" / "samples.npz") as file:
         np.testing.assert_array_equal(file["images"], raw)
+
+
+def test_images_that_are_not_finite_are_not_written(tmp_path):
+    whole = state("vae")
+    second = jax.tree.map(lambda x: np.stack([x[0], x[1] * np.nan]), whole.ema)
+    with pytest.raises(FloatingPointError, match="4 of 4 samples have NaN or infinite values"):
+        draw(tmp_path / "a", "vae", model=whole._replace(ema=second))
+    assert not (tmp_path / "a" / "samples.npz").exists()
+    assert len(list((tmp_path / "a").glob(".samples-*/0-*.npy"))) == 3, "the first seed's"
 
 
 def broken(*_):
