@@ -66,7 +66,7 @@ def draw(job: Job) -> Work:
     sample = make_sampler(method, job["options"], engine)
     chunks = [jnp.arange(i, i + job["chunk"]) for i in range(0, job["count"], job["chunk"])]
 
-    def sample_chunks() -> list[jax.Array]:
+    def sample_chunks() -> list[Any]:
         with compilation.uncached(engine):
             return [sample(*model, chunk, no_labels(len(chunk))) for chunk in chunks]
 

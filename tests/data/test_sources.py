@@ -96,6 +96,11 @@ def test_folder_without_splits_or_classes(home):
     np.testing.assert_array_equal(alone.images, found.images[:12])
 
 
+@pytest.mark.parametrize("name", ["bloodmnist", "synthetic"])
+def test_a_folder_is_not_taken_for_a_source_of_its_name(home, name):
+    assert data.load("folder", str(write_folder(home / name))).name == f"folder {name}"
+
+
 def test_folder_has_only_some_splits(home, monkeypatch):
     folder = write_folder(home / "cells")
     shutil.rmtree(folder / "val")
