@@ -182,10 +182,11 @@ def count_step(job: Mapping[str, Any], batch: int) -> float:
 
 
 def count_sample(job: Mapping[str, Any], sampler: Mapping[str, Any]) -> float:
-    """Return the floating-point operations of one image; a sampler's steps all cost the same."""
+    """Return the floating-point operations of one image; calls of the network cost the same."""
     method = methods.make(shape=image_shape(job), **job["method"])
     single = dict(sampler) | ({"steps": 1} if "steps" in sampler else {})
     params, stats = jax.eval_shape(method.init, random.key(0))
     key = jax.eval_shape(random.key, 0)
     flops = count_flops(functools.partial(method.sample, **single), params, stats, key)
-    return flops * sampler.get("steps", 1)
+    steps = sampler.get("steps", 1)
+    return flops * (2 * steps - 1 if sampler.get("name") == "heun" else steps)

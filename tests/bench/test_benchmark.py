@@ -7,8 +7,9 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from helpers.tiny import SMALL
+from helpers.tiny import SHAPE, SMALL
 from helpers.tiny import cells as noisy
 
 from bloodjax import data, options
@@ -106,6 +107,14 @@ def test_operations_are_counted_where_the_default_device_has_no_count(monkeypatc
     x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
     assert jax.jit(jnp.matmul).lower(x, x).cost_analysis() is None
     assert tasks.count_flops(jnp.matmul, x, x) == pytest.approx(2 * 64**3, rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "calls"), [("heun", 35), ("ddim", 18)])
+def test_a_sampler_is_counted_by_its_network_calls(name, calls, tmp_path, monkeypatch):
+    np.save(tmp_path / "images.npy", np.zeros((1, *SHAPE), np.uint8))
+    job = {"images": tmp_path / "images.npy", "method": {"name": "ddpm"} | SMALL["ddpm"]}
+    monkeypatch.setattr(tasks, "count_flops", lambda *_: 2.0)
+    assert tasks.count_sample(job, {"name": name, "steps": 18}) == 2.0 * calls
 
 
 def test_operations_that_cannot_be_counted_are_none(monkeypatch):
