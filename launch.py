@@ -20,15 +20,9 @@ from bloodjax.options import Seed
 from bloodjax.report.run import write_report
 from bloodjax.report.tensorboard import Board, LogConfig
 from bloodjax.runtime import command, compilation, devices, processes
+from bloodjax.runtime.files import flatten
 from bloodjax.runtime.progress import console
-from bloodjax.sampling.draw import (
-    SampleConfig,
-    check_sampler,
-    made_with,
-    select_seed,
-    write_samples,
-)
-from bloodjax.sampling.export import export_run
+from bloodjax.sampling import draw, export
 from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.sampling.samples import check_same_samples, read_samples
 from bloodjax.scoring.audit import check_audit, write_audit
@@ -66,7 +60,7 @@ class RunConfig:
     optimizer: OptimizerConfig
     train: TrainConfig
     sampler: dict[str, Any]
-    sample: SampleConfig
+    sample: draw.SampleConfig
     score: ScoreConfig
     log: LogConfig
     bench: dict[str, Any]
@@ -114,8 +108,8 @@ def main(argv: list[str]) -> None:
         check_audit(config["data"]["split"])
     dataset = processes.main_first(lambda: data.load(**config["data"]))
     processes.require_equal("data set or mode", [dataset.digest, mode])
-    same = {key: value for key, value in config.items() if key != "data"}  # paths may differ
-    processes.require_equal("configuration", same)
+    same = {k: v for k, v in flatten(config).items() if "data" not in k.split(".")}
+    processes.require_equal("configuration", same)  # paths of data may differ
     models = {path: make_method(run, dataset, dtype) for path, run in parsed.items()}
     if mode in ("run", "score"):
         parsed = {path: replace(x, score=keep_available(x.score)) for path, x in parsed.items()}
@@ -152,9 +146,14 @@ def make_method(run: RunConfig, dataset: Dataset, dtype: str) -> Method:
     """Build the method for the images of `dataset`, and check the options of its sampler."""
     shape, classes = dataset.images.shape[1:], len(dataset.classes)
     method = methods.make(shape=shape, classes=classes, dtype=dtype, **run.method)
-    check_sampler(method, run.sampler)
+    draw.check_sampler(method, run.sampler)
     if method.classes:
         make_labels(dataset.classes, dataset.counts, run.sample.labels, 1)  # or refuse the class
+        if "png" in run.sample.export:
+            export.check_class_names(dataset.classes)
+    elif run.sample.labels != "data":
+        reason = "expected data for a method that draws from all classes together"
+        raise ValueError(f"sample.labels={run.sample.labels!r}: {reason}")
     return method
 
 
@@ -167,8 +166,10 @@ def run_stages(
     folder: Path,
 ) -> None:
     """Run the stages of `mode`, one after the other, in the folder of the run."""
+    made_with = draw.made_with(method, run.sample, run.sampler)
     if mode == "report":  # only reads, so another process may be writing
         workdir.check_same_run(folder, config, dataset)
+        check_same_samples(folder, made_with)
         if processes.is_main():
             write_report(folder, dataset)
         return
@@ -180,10 +181,9 @@ def run_stages(
         source = folder.absolute().parent / run.sample.model if run.sample.model else folder
         steps = run.train.epochs * -(-len(dataset.images) // run.train.batch_size)
         tx = make_optimizer(run.optimizer, steps, run.train.ema_decay_long)
-        labels = no_labels
-        if method.classes:
-            classes = dataset.classes, dataset.counts, run.sample.labels
-            labels = partial(make_labels, *classes)
+        classes = dataset.classes, dataset.counts, run.sample.labels
+        labels = partial(make_labels, *classes) if method.classes else no_labels
+        which = {"seeds": run.seeds, "checkpoint": run.sample.checkpoint}
 
         if mode in ("run", "train") and source == folder:
             count, show = run.train.evaluate_count, board.show_evaluated if board else None
@@ -196,24 +196,25 @@ def run_stages(
         if mode in ("run", "sample"):
             if source != folder:
                 workdir.check_same_run(source, config, dataset, NOT_OF_THE_MODEL)
-            which = run.sample.checkpoint
-            state = restore(method, tx, source, seeds=run.seeds, checkpoint=which)
-            write_samples(method, state, folder, run.sample, run.sampler, labels)
+            state = restore(method, tx, source, **which)
+            draw.write_samples(method, state, folder, run.sample, run.sampler, labels)
             if processes.is_main():
-                export_run(folder, run.sample.export, dataset.classes)
+                export.export_run(folder, run.sample.export, dataset.classes)
             if board:
                 board.show_samples(read_samples(folder, dataset))
 
         if mode in ("run", "score", "audit"):
-            choice = run.sample.labels if method.classes else ""
-            check_same_samples(folder, made_with(run.sample, choice, run.sampler))
+            check_same_samples(folder, made_with)
         if mode in ("run", "score"):
             write_scores(folder, dataset, run.score)
+        if mode in ("run", "sample", "score"):
+            workdir.update_config(folder, config, dataset)
         if mode == "audit":
-            state = restore(method, tx, source, seeds=run.seeds, checkpoint=run.sample.checkpoint)
+            state = restore(method, tx, source, **which)
             check_same_samples(folder, {"step": int(state.step[0])})
-            model, test = select_seed(state, 0, run.sample.weights), run.data | {"split": "test"}
-            write_audit(folder, method, model[:2], dataset, data.load(**test))
+            params, stats, _ = draw.select_seed(state, 0, run.sample.weights)
+            test = data.load(**run.data | {"split": "test"})
+            write_audit(folder, method, (params, stats), dataset, test)
         if mode in ("run", "audit") and processes.is_main():
             write_report(folder, dataset)
 
@@ -233,9 +234,8 @@ def benchmark(config: dict[str, Any], folder: Path) -> None:
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     job = [sys.executable, __file__, f"--config={file}:quick"]
     job += [f"--config.data.{key}={value}" for key, value in run.data.items() if value]
-    sampler = run.sampler
-    if sampler.get("steps", 0) > 50:  # 1000 steps take minutes per image on a CPU
-        sampler = sampler | {"steps": 50, "eta": 0.0}
+    many = run.sampler.get("steps", 0) > 50  # 1000 steps take minutes per image on a CPU
+    sampler = run.sampler | ({"steps": 50, "eta": 0.0} if many else {})
     with workdir.lock(folder):
         values = run.method, run.optimizer, run.train.ema_decay, sampler
         run_benchmark(folder, dataset, bench, *values, job)

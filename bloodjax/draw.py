@@ -25,16 +25,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("out", help="NAME.png: a grid; NAME.npz; NAME or NAME/: a folder of PNG files")
     add("--model", type=Path, default=SHIPPED, help="a run's folder, or a file made of one")
     add("--count", type=int, default=64, help="images")
-    add("--seed", type=int, help="of the drawing; default: the training's")
+    add("--seed", type=int, help="random seed of the images; default: the training's")
     add(
         "--class",
         dest="label",
         metavar="CLASS",
         help="name or number of a class, or balanced, or data; default: as the model was scored",
     )
-    add("--steps", type=int, help="of a diffusion; default: as the model was scored")
-    add("--eta", type=float, help="of a diffusion, 0 (DDIM) to 1, where its sampler adds noise")
-    add("--guidance", type=float, help="of a diffusion by class; 1 is none")
+    add("--steps", type=int, help="of a diffusion model; default: as the model was scored")
+    add("--eta", type=float, help="noise that DDIM adds, 0 (none) to 1 (ancestral)")
+    add("--guidance", type=float, help="strength of classifier-free guidance; 1 is none")
     add("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args(argv)
     command.run(lambda: run(args), owns_process=argv is None)
@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> None:
         for chunk in chunks:
             images.append(chunk)
             advance(len(chunk))
-    origin = {"seed": args.seed, "options": model.options | options, "model": model.origin}
+    seed = model.origin["seed"] if args.seed is None else args.seed
+    origin = {"seed": seed, "options": model.options | options, "model": model.origin}
     classes = model.origin["dataset"]["classes"]
     export.write_images(out, np.concatenate(images), labels, classes, **origin)
     print_line(f"{out}: {args.count:,} images")

@@ -19,18 +19,18 @@ from jax import Array, random
 from bloodjax import methods
 from bloodjax.methods import Method, Params, Stats
 from bloodjax.runtime import command, compilation, devices, npz
-from bloodjax.runtime.files import flatten, read_json
+from bloodjax.runtime.files import flatten
 from bloodjax.runtime.progress import print_line
 from bloodjax.sampling.draw import check_sampler, fetch_images, make_sampler, select_seed
 from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.training import loop
 from bloodjax.training.averages import Weights, check_weights
 from bloodjax.training.step import OptimizerConfig, make_optimizer
-from bloodjax.workdir import ADDED
+from bloodjax.workdir import ADDED, read_config
 
 SHIPPED = Path(__file__).parent / "pretrained" / "edm.npz"
 TREES = ("params", "stats")
-# Images per dispatch and device. On a CPU eight are as fast as hundreds, and the bar moves.
+# Images per dispatch and device; on a CPU eight are as fast as hundreds, and the bar moves
 CHUNK, CPU_CHUNK = 256, 8
 
 
@@ -128,8 +128,8 @@ def load(
     source: str | Path = SHIPPED,
     seed: int | None = None,
     *,
-    weights: Weights = "ema",
-    checkpoint: str = "newest",
+    weights: Weights | None = None,
+    checkpoint: str | None = None,
 ) -> Model:
     """Load a model to draw from, and set up JAX in this process as the commands do.
 
@@ -137,8 +137,7 @@ def load(
         source: a run's folder, or a file that `save` wrote; by default the one shipped, see
             pretrained/edm.md.
         seed: which of a run's seeds; None takes the first.
-        weights: of a run, "ema", "ema_long" or "raw", see `SampleConfig`.
-        checkpoint: of a run, "newest", or "best" by evaluation.
+        weights, checkpoint: of a run, see `SampleConfig`; None: as the run drew.
 
     Raises:
         FileNotFoundError: there is no such run, file or checkpoint.
@@ -150,30 +149,28 @@ def load(
     if not source.exists():
         raise FileNotFoundError(f"{source}: expected a run's folder, or an .npz made of one")
     if source.is_dir():
-        return load_run(source, seed, weights, checkpoint)
-    if seed is not None or (weights, checkpoint) != ("ema", "newest"):
+        return load_run(source, seed, weights=weights, checkpoint=checkpoint)
+    if (seed, weights, checkpoint) != (None, None, None):
         raise ValueError(f"{source} holds one model: no seed, weights or checkpoint to choose")
     return read(source)
 
 
-def load_run(workdir: Path, seed: int | None, weights: Weights, checkpoint: str) -> Model:
-    """Load the model of one seed of a run, see `load`."""
-    file = workdir / "config.json"
-    if not file.exists():
-        raise FileNotFoundError(f"{file} is missing: no run was made in this folder")
-    run = read_json(file)
+def load_run(workdir: Path, seed: int | None, **choice: str | None) -> Model:
+    """Load the model of one seed of a run; `choice`: weights and checkpoint, see `load`."""
+    run = read_config(workdir)
     config, dataset, seeds = run["config"], run["dataset"], run["config"]["seeds"]
+    sample = config["sample"] | {name: value for name, value in choice.items() if value}
     ema_decay_long = (ADDED | flatten(config))["train.ema_decay_long"]
-    check_weights(weights, ema_decay_long)
+    check_weights(sample["weights"], ema_decay_long)
     if seed is not None and seed not in seeds:
         raise ValueError(f"seed={seed}: {workdir} has the seeds {', '.join(map(str, seeds))}")
-    method, model = make_method(dataset, config), config["sample"]["model"]
-    trained = workdir.absolute().parent / model if model else workdir
+    method = make_method(dataset, config)
+    trained = workdir.absolute().parent / sample["model"] if sample["model"] else workdir
     tx = make_optimizer(OptimizerConfig(**config["optimizer"]), ema_decay_long=ema_decay_long)
-    state = loop.restore(method, tx, trained, seeds=seeds, checkpoint=checkpoint)
+    state = loop.restore(method, tx, trained, seeds=seeds, checkpoint=sample["checkpoint"])
     s = 0 if seed is None else seeds.index(seed)
-    params, stats, _ = select_seed(state, s, weights)
-    origin = {"seed": seeds[s], "step": int(state.step[s]), "weights": weights, **run}
+    params, stats, _ = select_seed(state, s, sample["weights"])
+    origin = {"seed": seeds[s], "step": int(state.step[s]), "weights": sample["weights"], **run}
     return Model(method, params, stats, config["sampler"], origin)
 
 
@@ -232,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("workdir", type=Path, help="a run's folder")
     parser.add_argument("out", type=Path, help="the .npz file to write")
     parser.add_argument("--seed", type=int, help="one of the run's seeds; default: the first")
-    parser.add_argument("--weights", choices=get_args(Weights), default="ema")
+    parser.add_argument("--weights", choices=get_args(Weights), help="default: as the run drew")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args(argv)
 

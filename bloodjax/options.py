@@ -110,11 +110,7 @@ def check_names(
 
 
 def normalize(annotation: Any, value: Any) -> Any:
-    """Return `value` as Python writes it.
-
-    JSON turns tuples into lists, a flag turns `a,b` into one name, and both write whole floats as
-    integers.
-    """
+    """Return `value` as Python writes it: JSON has lists for tuples, a flag one name for `a,b`."""
     if typing.get_origin(annotation) is tuple:
         if isinstance(value, list):
             value = tuple(value)

@@ -15,7 +15,8 @@ from bloodjax.runtime.environment import environment
 from bloodjax.runtime.files import flatten, name_errors, read_json, write_text
 from bloodjax.runtime.progress import print_line
 
-# These keys may change between two commands of one run: they do not change its result.
+# These keys may change between two commands of one run. They change neither the training nor the
+# samples, but for rounding (sample.chunk) and the choice of the best checkpoint.
 FREE = (
     "log.tensorboard",
     "train.checkpoint_epochs",
@@ -74,19 +75,30 @@ def open_run(
 
     See `check_same_run` for the arguments and for a folder of another run.
     """
-    file = workdir / "config.json"
-    description = {**describe_run(config, dataset), "environment": environment()}
-    if file.exists():
-        before = check_same_run(workdir, config, dataset, free)
-        versions = [run["environment"]["jaxlib"] for run in (before, description)]
-        if versions[0] != versions[1]:
-            print_line(
-                f"{workdir}: begun with jaxlib {versions[0]}; jaxlib {versions[1]} goes on, with "
-                "results that are not bitwise the same"
-            )
-    else:
+    if not (workdir / "config.json").exists():
         workdir.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(description, indent=1) + "\n")
+        write_config(workdir, config, dataset, environment())
+        return
+    begun = check_same_run(workdir, config, dataset, free)["environment"]["jaxlib"]
+    if begun != (now := environment()["jaxlib"]):
+        print_line(
+            f"{workdir}: begun with jaxlib {begun}; jaxlib {now} goes on, with results that are "
+            "not bitwise the same"
+        )
+
+
+def update_config(workdir: Path, config: Mapping[str, Any], dataset: Dataset) -> None:
+    """Write what changed of the configuration, once its results are there, into config.json."""
+    begun = read_json(workdir / "config.json")["environment"]
+    write_config(workdir, config, dataset, begun)
+
+
+def write_config(
+    workdir: Path, config: Mapping[str, Any], dataset: Dataset, begun: Mapping[str, Any]
+) -> None:
+    """Write config.json; `begun` is the environment that the run began in."""
+    description = {**describe_run(config, dataset), "environment": begun}
+    write_text(workdir / "config.json", json.dumps(description, indent=1) + "\n")
 
 
 def check_same_run(
@@ -101,29 +113,39 @@ def check_same_run(
         free: groups that may differ from the last command's, such as "sample".
 
     Raises:
-        FileNotFoundError: there is no run in the folder.
-        ValueError: the run in the folder has another configuration or other data, or an older
-            version of bloodjax made it.
+        FileNotFoundError, ValueError: see `read_config`.
+        ValueError: the run in the folder has another configuration or other data.
     """
-    file = workdir / "config.json"
-    if not file.exists():
-        raise FileNotFoundError(
-            f"{file} is missing: there is no run in this folder; name another by --workdir, or "
-            "make the run first"
-        )
-    before = read_json(file)
-    if "optimizer" not in before["config"] and "runs" not in config:
-        raise ValueError(
-            f"{workdir} was made by an older version, whose configuration has other groups: use "
-            f"another --workdir; bloodjax-fid {workdir / 'samples.npz'} REAL scores its samples, "
-            f"and commit {before['environment'].get('git_commit', 'unknown')} goes on with it"
-        )
+    before = read_config(workdir)
     if changes := list(differences(before, describe_run(config, dataset), free)):
         raise ValueError(
             f"{workdir} belongs to another run: {'; '.join(changes)}. Use another --workdir or the "
             "same config; --mode=sample and --mode=score may change their own groups."
         )
     return before
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """Return the content of a run's config.json.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: the file is damaged, or of an older version with other groups.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{file} is missing: there is no run in this folder; name another by --workdir or "
+            "--model, or make the run first"
+        )
+    run = read_json(file)
+    if "optimizer" not in run["config"]:
+        raise ValueError(
+            f"{workdir} was made by an older version, whose configuration has other groups: use "
+            f"another --workdir; bloodjax-fid {workdir / 'samples.npz'} REAL scores its samples, "
+            f"and commit {run['environment'].get('git_commit', 'unknown')} goes on with it"
+        )
+    return run
 
 
 def describe_run(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from helpers.tiny import cells as few
 
 from bloodjax import data, options, workdir
 from bloodjax.runtime import files
-from configs import vae
+from configs import edm, vae
 from configs.base import base
-from launch import RunConfig
+from launch import RunConfig, make_method
 
 ROOT = Path(__file__).parent.parent
 TINY = {  # each method's quick job, made tiny
@@ -113,6 +114,7 @@ def test_a_workdir_of_another_run_is_refused_with_the_keys_that_differ(launch, t
 
     more = launch("--mode=sample", "--config.sample.count=10")  # its own group may change
     assert more.returncode == 0, more.stderr
+    assert b'"count": 10' in (tmp_path / "run" / "config.json").read_bytes()
     with np.load(tmp_path / "run" / "samples.npz") as samples:
         assert samples["images"].shape[1] == 10
 
@@ -128,13 +130,35 @@ def test_what_a_run_takes_may_change_and_what_it_is_may_not(tmp_path):
     workdir.open_run(tmp_path, config, few())
     free = "sample.chunk train.keep train.checkpoint_epochs train.evaluate_count log.tensorboard"
     for key in free.split():
-        now = json.loads(json.dumps(changed(key, 9)))
-        workdir.open_run(tmp_path, now, few())
-        assert json.loads((tmp_path / "config.json").read_text())["config"] == now
-        workdir.open_run(tmp_path, config, few())
+        workdir.open_run(tmp_path, changed(key, 9), few())
     for key in ("train.epochs", "sample.count", "sample.checkpoint", "train.ema_decay_long"):
         with pytest.raises(ValueError, match=f"belongs to another run: {key} was"):
             workdir.open_run(tmp_path, changed(key, 9), few())
+
+
+def test_config_json_changes_with_the_results_and_keeps_where_the_run_began(tmp_path):
+    config = {name: group for name, group in base("x").to_dict().items() if name != "name"}
+    workdir.open_run(tmp_path, config, few())
+    file = tmp_path / "config.json"
+    begun = json.loads(file.read_text())
+    begun["environment"]["device"] = "of the training"
+    file.write_text(json.dumps(begun))
+    fewer = json.loads(json.dumps(config | {"sample": config["sample"] | {"count": 9}}))
+    workdir.open_run(tmp_path, fewer, few(), ["sample"])
+    assert json.loads(file.read_text()) == begun, "nothing is drawn yet"
+    workdir.update_config(tmp_path, fewer, few())
+    assert json.loads(file.read_text()) == begun | {"config": fewer}
+
+
+def test_labels_and_names_that_cannot_work_are_refused_before_training():
+    run = options.build(RunConfig, "", vae.get_config("quick").to_dict())
+    labels = replace(run, sample=replace(run.sample, labels="platelet"))
+    with pytest.raises(ValueError, match="sample.labels='platelet': expected data"):
+        make_method(labels, few(), "float32")
+    edm_run = options.build(RunConfig, "", edm.get_config("quick").to_dict())
+    png = replace(edm_run, sample=replace(edm_run.sample, export=("png",)))
+    with pytest.raises(ValueError, match="class 'a/b': no name of a folder"):
+        make_method(png, replace(few(), classes=("a/b", "c")), "float32")
 
 
 def test_a_run_from_before_a_key_goes_on_with_its_default(tmp_path):

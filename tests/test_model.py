@@ -140,6 +140,16 @@ def test_a_run_that_draws_from_another_s_model_is_loaded_by_it(tmp_path, monkeyp
     jax.tree.map(np.testing.assert_array_equal, load(".").params, one.params)
 
 
+def test_a_run_is_loaded_with_the_weights_that_it_drew_with(tmp_path):
+    made = run(tmp_path / "run", weights="raw")
+    for weights, params in ((None, made.params), ("ema", made.ema)):
+        found = load(tmp_path / "run", weights=weights)
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), found.params, params)
+    run(tmp_path / "best", checkpoint="best")
+    with pytest.raises(FileNotFoundError, match="none was evaluated"):
+        load(tmp_path / "best")
+
+
 def test_images_that_are_not_finite_are_refused(tmp_path):
     run(tmp_path / "run")
     whole = load(tmp_path / "run")
@@ -223,7 +233,7 @@ def test_what_a_run_does_not_have_is_refused(tmp_path, arguments, words):
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="no run was made"):
+    with pytest.raises(FileNotFoundError, match="there is no run"):
         load(tmp_path)
     run(tmp_path / "run")
     with pytest.raises(ValueError, match="python -m bloodjax.model RUN FILE"):
@@ -300,6 +310,15 @@ def test_the_command_draws_a_class(tmp_path, capsys):
     assert "class 'c': expected data, balanced, or one of the classes 0 a, 1 b" in (
         capsys.readouterr().err
     )
+
+
+def test_an_npz_holds_the_seed_that_drew_it(tmp_path):
+    run(tmp_path / "run")
+    for name, options, seed in (("a", [], 0), ("b", ["--seed=3"], 3)):
+        out = tmp_path / f"{name}.npz"
+        draw.main([str(out), "--model", str(tmp_path / "run"), "--count=2", *options])
+        with np.load(out) as file:
+            assert json.loads(str(file["about"]))["seed"] == seed
 
 
 def test_the_model_that_comes_with_bloodjax_draws_cells(tmp_path):

@@ -33,6 +33,14 @@ class Dataset:
         return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
 
 
+def name_data(kind: str, name: str) -> str:
+    """Return the name of data in a file or folder: its own, unless a source has that name.
+
+    The report gives the study's scores beside "bloodmnist", and marks "synthetic" as such.
+    """
+    return f"{kind} {name}" if name in ("bloodmnist", "synthetic") else name
+
+
 def join(
     parts: Iterable[tuple[np.ndarray, np.ndarray]], classes: Sequence[str], name: str
 ) -> Dataset:

@@ -43,8 +43,12 @@ def guide(
         levels: all noise levels of the sampler, on the host; the last is the image's.
 
     Raises:
-        ValueError: guidance of a method without classes.
+        ValueError: an empty interval, or guidance of a method without classes.
     """
+    if interval[0] >= interval[1]:
+        raise ValueError(
+            f"sampler.guidance_low={interval[0]}: expected less than guidance_high={interval[1]}"
+        )
     if not classes:
         if guidance != 1:
             raise ValueError(

@@ -70,7 +70,8 @@ class LinearBeta:
         """Return `steps` + 1 levels at equal distances from T to 0.
 
         Raises:
-            ValueError: there are fewer than `steps` levels, or none is wanted.
+            ValueError: there are fewer than `steps` levels, or none is wanted, or α_T is 0 in
+                float32, so that x_T tells nothing of the image.
         """
         if not 1 <= steps <= self.timesteps:
             raise ValueError(
@@ -78,6 +79,11 @@ class LinearBeta:
             )
         t = np.round(np.linspace(0, self.timesteps, steps + 1)).astype(int)[::-1]
         alpha_bar = self.alpha_bar[t]
+        if np.sqrt(alpha_bar[0]) < np.finfo(np.float32).tiny:
+            raise ValueError(
+                f"method.beta_last={self.beta_last}: α is 0 in float32 after {self.timesteps} "
+                "steps; expected a smaller beta_last, or fewer method.timesteps"
+            )
         return Levels(t, np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar))
 
     def corrupt(self, images: Array, t: Array, noise: Array) -> Array:

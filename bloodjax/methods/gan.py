@@ -25,7 +25,7 @@ class DCGAN:
     Attributes:
         shape, dtype: see `Method`.
         latent: dimensions of z.
-        width: the generator's channels at full resolution.
+        width: the generator's channels at half the resolution; they double with each halving.
         discriminator_width: the discriminator's channels after its first convolution.
     """
 

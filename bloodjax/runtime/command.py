@@ -42,10 +42,10 @@ def run(work: Callable[[], None], owns_process: bool) -> None:
         if not owns_process:
             raise
         _stop(signal.SIGINT)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         fail(describe_error(error))
     except (MemoryError, JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         fail("out of memory; ask for less at a time")
 
@@ -71,10 +71,21 @@ def run_resumable(main: Callable[[list[str]], None], argv: list[str]) -> int | s
         processes.kill_process(1, f"error: {text}")
         print_line(f"error: {text}")
         return 1
-    except JaxRuntimeError as error:
+    except (MemoryError, JaxRuntimeError) as error:
+        if is_out_of_memory(error):
+            remedy = "a smaller sample.chunk, or in another --workdir a smaller train.batch_size"
+            message = f"error: out of memory; choose {remedy}"
+            processes.kill_process(1, message)
+            print_line(message)
+            return 1
         message = f"error: {error}; if another process has ended, start all of them again"
         processes.kill_process(1, message)
         raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether the host or a device has no memory left."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def parse_flags(parse: Callable[[list[str]], list[str]], argv: list[str]) -> list[str]:
@@ -99,7 +110,7 @@ def parse_flags(parse: Callable[[list[str]], list[str]], argv: list[str]) -> lis
 
 
 def describe_error(error: Exception) -> str:
-    """Return one line for an error: of the system's, the file and the reason."""
+    """Return one line for an error; for a system error, its file and reason."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -83,8 +83,7 @@ def draw_images(
 ) -> tuple[Array, Array]:
     """Draw the images of one seed at `indices`, int [N], with `labels`, int32 [N].
 
-    `draw` is the `sample` or `trace` of a method with its options; `conditional` says whether it
-    takes a label.
+    `draw` is a method's `sample` or `trace` with its options; `conditional`: it takes a label.
 
     Returns:
         uint8 [N, H, W, C], of a trace [N, K, H, W, C]; and which of them are finite, bool [N].
@@ -102,8 +101,8 @@ def fetch_images(drawn: tuple[Array, Array]) -> np.ndarray:
     """Fetch the images of `draw_images`; FloatingPointError if not all are finite."""
     images, finite = processes.fetch(drawn)
     if not finite.all():
-        count = f"{np.sum(~finite)} of {len(finite)} samples"
-        raise FloatingPointError(f"{count} have NaN or infinite values; try the default sampler")
+        count = f"{np.sum(~finite)} of {len(finite)}"
+        raise FloatingPointError(f"{count} samples have NaN or infinite values: check the sampler")
     return images
 
 
@@ -144,14 +143,13 @@ def write_samples(
     # The digest tells trainings apart; it covers the average, whichever weights draw.
     file = workdir / files.NAME
     model = {"step": int(state.step[0]), "sha256": digest((state.seed, state.ema, state.stats))}
-    choice = config.labels if method.classes else ""
-    made_by = model | made_with(config, choice, sampler)
+    made_by = model | made_with(method, config, sampler)
     if processes.broadcast_from_main(lambda: files.is_drawn(file, made_by), np.bool_(False)):
         console.print(f"{file} is there already ({config.count} images per seed)")
     else:
         # The folder of chunks is named after all that a chunk depends on, `count` by its size alone
         size = dispatch_size(config)
-        name = json.dumps([model, choice, config.weights, sampler, size])
+        name = json.dumps([model, made_by["labels"], config.weights, sampler, size])
         folder = workdir / f"{PARTS}{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         folder.mkdir(exist_ok=True)
         draw_chunks(method, state, folder, config, sampler, labels)
@@ -164,8 +162,9 @@ def write_samples(
             shutil.rmtree(parts)
 
 
-def made_with(config: SampleConfig, labels: str, sampler: dict[str, Any]) -> dict[str, Any]:
+def made_with(method: Method, config: SampleConfig, sampler: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a configuration that samples depend on."""
+    labels = config.labels if method.classes else ""
     return {"count": config.count, "labels": labels, "weights": config.weights, "sampler": sampler}
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,15 @@ def write_images(
         write_folder(out, images, labels, classes)
 
 
+def check_class_names(names: Iterable[str]) -> None:
+    """Refuse names of classes that no folder can have: ValueError."""
+    for name in names:
+        if name in ("", ".", "..") or set(name) & set("/\\\0"):
+            raise ValueError(
+                f"class {name!r}: no name of a folder, as PNG files need; write a grid or an .npz"
+            )
+
+
 def write_folder(
     folder: Path, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> None:
@@ -79,9 +88,7 @@ def write_folder(
         FileExistsError: the folder exists.
         ValueError: a class has a name that no folder can have.
     """
-    for name in {classes[label] for label in labels.tolist() if label >= 0}:
-        if name in ("", ".", "..") or set(name) & set("/\\\0"):
-            raise ValueError(f"class {name!r}: no name of a folder; write an .npz instead")
+    check_class_names(classes[int(label)] for label in np.unique(labels[labels >= 0]))
     if folder.exists():
         raise FileExistsError(f"{folder} exists: choose another name, or move it away")
     part = folder.with_name(f".{folder.name}.part")

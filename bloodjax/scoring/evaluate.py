@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from bloodjax.sampling.draw import (
     SampleConfig,
     dispatch_size,
     fetch_images,
+    made_with,
     make_sampler,
     select_seed,
 )
@@ -50,8 +52,8 @@ def make_evaluator(
         show: is called with each seed, the step, and the images, uint8 [count, H, W, C].
 
     Returns:
-        state -> {"name": "fd_bloodnet", "values": the Fréchet distance of each seed, and how many
-        images, which weights and which options of the sampler made them}. It prints the mean.
+        state -> {"name": "fd_bloodnet", "values": the Fréchet distance of each seed, "n_real", and
+        `made_with`}. It prints the mean.
     """
     if not count:
         return None
@@ -77,8 +79,7 @@ def make_evaluator(
     def evaluate(state: State) -> dict[str, Any]:
         values = [evaluate_seed(state, s) for s in range(len(state.seed))]
         console.print(f"step {state.step[0]}: {space.distance} {np.mean(values):.2f}")
-        counts = {"n_real": real().n, "n_fake": count}
-        origin = counts | {"weights": config.weights, "sampler": sampler}
+        origin = made_with(method, replace(config, count=count), sampler) | {"n_real": real().n}
         return {"name": space.distance, "values": values, **origin}
 
     return evaluate

@@ -156,20 +156,24 @@ def resume(
 def save(checkpoints: Checkpoints, state: State, log: Log, evaluate: Evaluate | None) -> None:
     """Evaluate `state` if there is an `evaluate`, and write it, its metrics first."""
     step = int(state.step[0])
+    try:
+        check_finite(state, step)
+    except FloatingPointError:
+        log.flush()  # if a loss is not finite either, the error names its step and seed
+        raise
     evaluation = log.untimed(evaluate, state) if evaluate else None
     log.flush(evaluation)
-    checkpoints.save(step, check_finite(state, step), evaluation)
+    checkpoints.save(step, state, evaluation)
 
 
-def check_finite(state: State, step: int) -> State:
-    """Return `state`, or raise FloatingPointError naming an array that is not finite."""
+def check_finite(state: State, step: int) -> None:
+    """Raise FloatingPointError naming an array of `state` that is not finite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if not np.all(np.isfinite(leaf)):
             name = f"state{jax.tree_util.keystr(path)}"
             raise FloatingPointError(
                 f"{name} is not finite after step {step}; the last good checkpoint is kept"
             )
-    return state
 
 
 def restore(

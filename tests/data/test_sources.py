@@ -163,6 +163,21 @@ def test_our_constants_are_the_packages():
     assert facts["n_samples"] == {split: sum(n) for split, n in synthetic.COUNTS.items()}
 
 
+@pytest.mark.parametrize(
+    ("shape", "classes", "stem", "name"),
+    [
+        ((28, 28, 3), 8, "my-bloodmnist", "bloodmnist"),
+        ((28, 28, 3), 7, "bloodmnist", "file bloodmnist"),
+        ((28, 28), 8, "bloodmnist", "bloodmnist_28"),
+        ((28, 28, 3), 8, "synthetic", "file synthetic"),
+        ((28, 28, 3), 8, "cells", "cells"),
+    ],
+)
+def test_only_data_like_the_study_s_have_their_name(home, shape, classes, stem, name):
+    file = write(home / f"{stem}.npz", **arrays(shape, classes=classes))
+    assert data.load("bloodmnist", str(file)).name == name
+
+
 def test_our_address_is_the_packages():
     info = pytest.importorskip("medmnist", reason="nothing to compare with").INFO
     code = "from bloodjax.data.sources.bloodmnist import URL; print(URL)"  # here it is replaced
@@ -181,7 +196,7 @@ def test_our_address_is_the_packages():
     ],
 )
 def test_medmnist_is_what_the_package_gives(home, monkeypatch, path, stem, shape, classes):
-    held = arrays(shape, classes=2)
+    held = arrays(shape, classes=8 if "blood" in stem else 2)
     medmnist = medmnist_at(home, monkeypatch, stem, **held)
     flag, _, size = stem.partition("_")
     kind = getattr(medmnist, medmnist.INFO[flag]["python_class"])

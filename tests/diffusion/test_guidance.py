@@ -94,6 +94,12 @@ def test_one_network_is_compiled_where_all_levels_are_guided(interval, images):
     np.testing.assert_allclose(actual, expected(x, 1.0, 2, 2.5), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("interval", [(5.0, 1.0), (1.0, 1.0)])
+def test_an_empty_interval_is_refused(interval):
+    with pytest.raises(ValueError, match=f"guidance_low={interval[0]}: expected less than"):
+        make_guided(1, interval=interval)
+
+
 def test_a_batch_of_labels_is_guided_image_by_image():
     x = normal(4, *SHAPE)
     labels = jnp.array([0, 2, 1, 0])

@@ -50,6 +50,11 @@ def test_corruption_takes_each_image_at_its_own_time():
     np.testing.assert_allclose(SHORT.corrupt(images, jnp.asarray(t), noise), expected, atol=1e-6)
 
 
+def test_an_alpha_that_is_0_in_float32_is_refused():
+    with pytest.raises(ValueError, match=r"beta_last=0\.5: α is 0 in float32 after 1000 steps"):
+        LinearBeta(1000, 1e-4, 0.5).levels(50)
+
+
 def test_levels_fall_from_t_to_the_image_at_equal_distances():
     process = LinearBeta(23, 1e-4, 0.02)
     abar = linear_schedule(process)[2]

@@ -41,7 +41,7 @@ def write(folder, name="vae", model=None, count=11, chunk=4, **changes):
 
 def made(count, weights):
     """Return what a configuration of the VAE says of its samples."""
-    return made_with(SampleConfig(count=count, weights=weights), "", {})
+    return made_with(method("vae"), SampleConfig(count=count, weights=weights), {})
 
 
 def draw(folder, name, **changes):

@@ -52,6 +52,7 @@ def test_a_signal_ends_a_command_in_a_second_or_two_with_one_line(code, number, 
         (ValueError("x=3: expected 4"), "error: x=3: expected 4"),
         (FileNotFoundError(2, "No such file or directory", "a b"), "error: a b: No such file or"),
         (OSError("no space"), "error: no space"),
+        (FloatingPointError("3 of 3"), "error: 3 of 3"),
         (MemoryError(), "error: out of memory; ask for less at a time"),
         (JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GiB"), "error: out of memory"),
     ],
@@ -75,6 +76,16 @@ def test_a_bug_keeps_its_traceback_and_a_library_its_interrupt(error):
 
     with pytest.raises(type(error)):
         command.run(work, owns_process=False)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GiB")])
+def test_a_run_without_memory_says_what_to_make_smaller(capsys, monkeypatch, error):
+    def main(argv):
+        raise error
+
+    monkeypatch.setattr(command, "exit_on_signals", lambda: None)
+    assert command.run_resumable(main, []) == 1
+    assert "out of memory; choose a smaller sample.chunk" in capsys.readouterr().err
 
 
 def test_an_output_that_can_be_written_passes(tmp_path, monkeypatch):

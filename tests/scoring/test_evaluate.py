@@ -40,7 +40,8 @@ def test_the_value_is_that_of_the_scores(name, weights, tmp_path, capsys):
         "name": scores[0]["name"],
         "values": [s["value"] for s in scores],
         "n_real": scores[0]["n_real"],
-        "n_fake": scores[0]["n_fake"],
+        "count": scores[0]["n_fake"],
+        "labels": "data" if method(name).classes else "",
         "weights": weights,
         "sampler": OPTIONS.get(name, {}),
     }
@@ -61,11 +62,11 @@ def test_it_is_written_beside_the_losses_and_the_state(tmp_path):
     assert curve.tolist() == [[3, rows[1]["fd_bloodnet"]], [6, values[1]]]
 
 
-def test_of_no_images_there_is_none_and_real_ones_are_as_many_as_there_are():
+def test_count_0_gives_no_evaluator_and_real_images_are_capped():
     config = SampleConfig(chunk=8)
     assert evaluate.make_evaluator(method(), cells(), 0, config, {}) is None
     evaluation = evaluate.make_evaluator(method(), cells(), 50, config, {})(state("vae", SEEDS))
-    assert (evaluation["n_real"], evaluation["n_fake"], len(evaluation["values"])) == (40, 50, 2)
+    assert (evaluation["n_real"], evaluation["count"], len(evaluation["values"])) == (40, 50, 2)
 
 
 # ---- stopping and going on ----

@@ -296,6 +296,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
+def test_a_training_that_diverged_is_not_evaluated(tmp_path):
+    run(tmp_path, epochs=1)
+    with pytest.raises(FloatingPointError, match="of seed 0"):
+        run(tmp_path, epochs=40, optimizer={"learning_rate": 1e30}, evaluate=lambda _: 1 / 0)
+
+
 def test_a_parameter_that_is_not_finite_is_never_saved():
     tx = steps.make_optimizer(OptimizerConfig())
     state = steps.init_state(method(), tx, jnp.uint32(0))

@@ -10,7 +10,7 @@ from typing import NoReturn
 import numpy as np
 import pooch
 
-from bloodjax.data.dataset import SPLITS, Dataset, join
+from bloodjax.data.dataset import SPLITS, Dataset, join, name_data
 from bloodjax.data.file_kinds import list_arrays
 from bloodjax.runtime import download, npz
 from bloodjax.runtime.download import Unavailable
@@ -61,9 +61,10 @@ def load(path: str = "", split: str = "all") -> Dataset:
         print_line(f"{file}: not the published checksum; used as it is")
     wanted = [part for name, part in parts.items() if split in (name, "all")]
     classes = CLASSES if is_blood else [f"class {k}" for k in range(count)]
-    side = wanted[0][0].shape[1]
-    name = "bloodmnist" if side == 28 else f"bloodmnist_{side}"  # as MedMNIST calls other sizes
-    return join(wanted, classes, name if is_blood else file.stem)
+    height, *_ = shape = wanted[0][0].shape[1:]
+    # MedMNIST calls other sizes so
+    name = "bloodmnist" if shape == (28, 28, 3) else f"bloodmnist_{height}"
+    return join(wanted, classes, name if is_blood else name_data("file", file.stem))
 
 
 def places(path: str = "") -> list[tuple[str, Path, bool]]:

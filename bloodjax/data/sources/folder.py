@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bloodjax.data.dataset import SPLITS, Dataset, join
+from bloodjax.data.dataset import SPLITS, Dataset, join, name_data
 from bloodjax.data.image_files import SUFFIXES, list_folder, read_image, report_notes, report_unread
 from bloodjax.runtime.progress import progress
 
@@ -20,7 +20,7 @@ def load(path: str = "", split: str = "all") -> Dataset:
 
     Returns:
         images uint8 [N, H, W, C], C = 1 if all files of DIR are grey, else 3, and labels int32 [N];
-        the data have DIR's name, or "folder DIR" where a source has that name.
+        the data have the name of DIR, see `name_data`.
 
     Raises:
         ValueError: no such folder or split, folders beside images, an empty folder, images of two
@@ -43,10 +43,7 @@ def load(path: str = "", split: str = "all") -> Dataset:
     images = _read(folder, [file for _, _, file in files])
     rows = [i for i, (name, _, _) in enumerate(files) if split in (name, "all")]
     labels = np.array([classes.index(files[i][1]) for i in rows])
-    # The report gives the study's scores beside data called "bloodmnist", and marks "synthetic"
-    reserved = folder.name in ("bloodmnist", "synthetic")
-    name = f"folder {folder.name}" if reserved else folder.name
-    return join([(images[rows], labels)], classes, name)
+    return join([(images[rows], labels)], classes, name_data("folder", folder.name))
 
 
 def _list_files(folder: Path, unread: set[Path]) -> Iterator[tuple[str, str, Path]]:
