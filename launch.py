@@ -44,7 +44,7 @@ COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 o
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "on all hosts; 1: this process alone")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "the number of this process, from 0")
 # A run and the run whose model it samples may differ in these.
-NOT_OF_THE_MODEL = ("name", "sampler", "sample", "score", "bench", "log")
+MAY_DIFFER = ("name", "sampler", "sample", "score", "bench", "log")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +195,7 @@ def run_stages(
 
         if mode in ("run", "sample"):
             if source != folder:
-                workdir.check_same_run(source, config, dataset, NOT_OF_THE_MODEL)
+                workdir.check_same_run(source, config, dataset, MAY_DIFFER)
             state = restore(method, tx, source, **which)
             draw.write_samples(method, state, folder, run.sample, run.sampler, labels)
             if processes.is_main():

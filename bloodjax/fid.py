@@ -32,7 +32,8 @@ from bloodjax.scoring.statistics_files import (
 )
 from bloodjax.scoring.tables import title
 
-AHEAD = 4  # batches given to the extractor at a time, so that it computes one and fetches another
+# Batches given to the extractor at a time, so that it computes one and fetches another
+BATCHES_AHEAD = 4
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,7 +102,7 @@ def open_side(path: Path, has_statistics: bool, args: argparse.Namespace) -> Sta
     """Check one side, and return its statistics, or its images to be embedded."""
     if has_statistics:
         return read_statistics(path)
-    at_a_time = AHEAD * args.batch_size * jax.local_device_count()
+    at_a_time = BATCHES_AHEAD * args.batch_size * jax.local_device_count()
     images = open_images(path, at_a_time, args.num_workers, args.seed)
     if images.size < 2:
         raise ValueError(f"{path}: {images.size} image, expected at least 2")

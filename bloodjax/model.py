@@ -26,7 +26,7 @@ from bloodjax.sampling.labels import make_labels, no_labels
 from bloodjax.training import loop
 from bloodjax.training.averages import Weights, check_weights
 from bloodjax.training.step import OptimizerConfig, make_optimizer
-from bloodjax.workdir import ADDED, read_config
+from bloodjax.workdir import OLDER_DEFAULTS, read_config
 
 SHIPPED = Path(__file__).parent / "pretrained" / "edm.npz"
 TREES = ("params", "stats")
@@ -160,7 +160,7 @@ def load_run(workdir: Path, seed: int | None, **choice: str | None) -> Model:
     run = read_config(workdir)
     config, dataset, seeds = run["config"], run["dataset"], run["config"]["seeds"]
     sample = config["sample"] | {name: value for name, value in choice.items() if value}
-    ema_decay_long = (ADDED | flatten(config))["train.ema_decay_long"]
+    ema_decay_long = (OLDER_DEFAULTS | flatten(config))["train.ema_decay_long"]
     check_weights(sample["weights"], ema_decay_long)
     if seed is not None and seed not in seeds:
         raise ValueError(f"seed={seed}: {workdir} has the seeds {', '.join(map(str, seeds))}")

@@ -45,11 +45,11 @@ class Interval:
         return f"{self.low} {first} value {last} {self.high}"
 
 
-Positive = Annotated[int, Interval(1)]
+PositiveInt = Annotated[int, Interval(1)]
 Count = Annotated[int, Interval(0)]
-Share = Annotated[float, Interval(0, 1)]
+UnitInterval = Annotated[float, Interval(0, 1)]
 NonNegative = Annotated[float, Interval(0)]
-Above0 = Annotated[float, Interval(0, open_low=True)]
+PositiveFloat = Annotated[float, Interval(0, open_low=True)]
 Seed = Annotated[int, Interval(0, 2**32 - 1)]
 
 

@@ -27,7 +27,7 @@ def key_at(seed: Array, purpose: int, index: Array | int = 0) -> Array:
     return random.fold_in(random.fold_in(random.key(seed), purpose), index)
 
 
-def batch_normal(key: Array, shape: tuple[int, ...]) -> Array:
+def normal_batch(key: Array, shape: tuple[int, ...]) -> Array:
     """Return N(0, 1) for every row of a batch, float32 of `shape`.
 
     Losses draw all normal noise with this function, samplers (one image) with `random.normal`.

@@ -17,7 +17,7 @@ from bloodjax.runtime.progress import print_line
 
 # These keys may change between two commands of one run. They change neither the training nor the
 # samples, but for rounding (sample.chunk) and the choice of the best checkpoint.
-FREE = (
+CHANGEABLE = (
     "log.tensorboard",
     "train.checkpoint_epochs",
     "train.evaluate_count",
@@ -26,7 +26,7 @@ FREE = (
     "sample.export",
 )
 # Keys that older runs lack, and the values that describe them.
-ADDED = {"train.ema_decay_long": 0.0, "score.sample_sets": 1}
+OLDER_DEFAULTS = {"train.ema_decay_long": 0.0, "score.sample_sets": 1}
 
 
 @contextmanager
@@ -168,10 +168,10 @@ def differences(
 
     Data are compared by their digest: their path may differ.
     """
-    old, new = (ADDED | flatten(run["config"]) for run in (before, after))
+    old, new = (OLDER_DEFAULTS | flatten(run["config"]) for run in (before, after))
     for key in sorted(old.keys() | new.keys()):
         same = old.get(key) == new.get(key)
-        if not same and key not in FREE and key.split(".")[0] not in (*free, "data"):
+        if not same and key not in CHANGEABLE and key.split(".")[0] not in (*free, "data"):
             yield f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
     data = [run["dataset"] for run in (before, after)]
     if data[0]["digest"] != data[1]["digest"]:

@@ -33,8 +33,8 @@ def get_config(variant: str | None = None) -> ConfigDict:
             config = runs[name] = ddpm.get_config()
             config.method.update({"timesteps": timesteps, "net": "course_unet"})
             config.method.update({"widths": (10, 20, 40), "blocks": 3, "patch": 1})
-            # Few, since all 1000 steps take seconds an image: enough to tell failure from success.
             config.sampler.update({"steps": timesteps, "clip": clip, "variance": variance})
+            # Few, since all 1000 steps take seconds an image: enough to tell failure from success.
             config.sample.update({"weights": weights, "model": model, "count": 250})
             config.score.count = 5000
             config.score.features = tuple(s + r for s in SPACES for r in RANGES)

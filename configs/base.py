@@ -3,19 +3,19 @@
 from ml_collections import ConfigDict
 
 OPTIMIZER = {  # Adam
-    "learning_rate": 1e-3,  # the paper's for VAE and DDPM
-    "beta1": 0.9,  # the paper's, also for the GAN
-    "beta2": 0.999,  # the paper's
-    "warmup_steps": 0,  # none in the paper
-    "decay": "none",  # none in the paper; or cosine, to 0 at the end
-    "clip_norm": 0.0,  # no clipping of gradients in the paper
+    "learning_rate": 1e-3,  # the study's for VAE and DDPM
+    "beta1": 0.9,  # the study's, also for the GAN
+    "beta2": 0.999,  # the study's
+    "warmup_steps": 0,  # none in the study
+    "decay": "none",  # none in the study; or cosine, to 0 at the end
+    "clip_norm": 0.0,  # no clipping of gradients in the study
 }
 TRAIN = {
-    "epochs": 20,  # the paper's
-    "batch_size": 128,  # the paper's
-    "augment": False,  # not in the paper; True: flips and quarter turns
-    # Of a moving average of the parameters; none in the paper. Its memory is at most about a
-    # tenth of the steps so far: after N steps all decays above N / (N + 9) give the same average.
+    "epochs": 20,  # the study's
+    "batch_size": 128,  # the study's
+    "augment": False,  # not in the study; True: flips and quarter turns
+    # Decay of the moving average of the parameters; the study has none. Its memory is at most about
+    # a tenth of the steps so far: after N steps all decays above N / (N + 9) give the same average.
     "ema_decay": 0.0,
     # Of a second, longer average, between which and the first sample.weights chooses; 0: none. It
     # costs as much memory as the parameters.
@@ -32,12 +32,12 @@ TRAIN = {
     "evaluate_count": 0,
 }
 SAMPLE = {
-    "count": 10_000,  # the paper's
+    "count": 10_000,  # the study's
     # The name of a folder beside this run's. The model of that run, which must have the same data,
     # method, optimizer, train and seeds, is sampled, and nothing is trained. Empty: the model of
     # this run.
     "model": "",
-    "checkpoint": "newest",  # the paper's; or best, by train.evaluate_count
+    "checkpoint": "newest",  # the study's; or best, by train.evaluate_count
     # Classes that a conditional method draws: data, as often as in the data; balanced; or the name
     # of a class.
     "labels": "data",
@@ -53,8 +53,8 @@ SAMPLE = {
 SCORE = {
     # Feature spaces of bloodjax/features; "inception:clean" has another protocol.
     "features": ("bloodnet", "inception"),
-    "count": 10_000,  # images per side: the paper's
-    "draws": 5,  # sets of real images for the σ of one model: the paper's five
+    "count": 10_000,  # images per side: the study's
+    "draws": 5,  # sets of real images for the σ of one model: the study's five
     # Sets of `count` samples for the σ of sampling; sample.count must hold them.
     "sample_sets": 1,
 }
@@ -67,7 +67,7 @@ BENCH = {  # --mode=benchmark
 
 
 def base(name: str) -> ConfigDict:
-    """Return the paper's protocol; the file of a method adds its own values.
+    """Return the study's protocol; the file of a method adds its own values.
 
     Args:
         name: the name of the default workdir.
@@ -81,15 +81,16 @@ def base(name: str) -> ConfigDict:
             # TensorFloat-32 on a GPU that has it, else float32. bfloat16: activations in bfloat16;
             # parameters, statistics, losses and the sampler's arithmetic stay float32.
             "precision": "float32",
-            "seeds": (0,),  # the paper uses five: --config.seeds=0,1,2,3,4
+            "seeds": (0,),  # the study uses five: --config.seeds=0,1,2,3,4
             "data": {
-                # All 17,092 images, as in the paper; or medmnist, tfds, folder, synthetic.
+                # All 17,092 images, as in the study; or auto, medmnist, tfds, folder,
+                # synthetic.
                 "source": "bloodmnist",
                 # bloodmnist reads a MedMNIST-style .npz; "" means BLOODJAX_DATA, ~/.medmnist or a
                 # download. medmnist reads FLAG[:SIZE], tfds NAME[:VERSION] or the folder of a
                 # prepared data set, folder a folder with one image folder per class.
                 "path": "",
-                # all, as in the paper; or train, which leaves test images for --mode=audit.
+                # all, as in the study; or train, which leaves test images for --mode=audit.
                 "split": "all",
             },
             "method": {},

@@ -1,6 +1,6 @@
 """DDPM.
 
-python launch.py --config=configs/ddpm.py           the paper's 20 epochs, ancestral sampling
+python launch.py --config=configs/ddpm.py           the study's 20 epochs, ancestral sampling
 python launch.py --config=configs/ddpm.py:quick     minutes on a laptop
 """
 

@@ -1,6 +1,6 @@
 """EDM by class, the study's future work.
 
-python launch.py --config=configs/edm.py           the paper's 20 epochs
+python launch.py --config=configs/edm.py           the study's 20 epochs
 python launch.py --config=configs/edm.py:quick     minutes on a laptop
 """
 

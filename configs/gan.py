@@ -1,6 +1,6 @@
 """DCGAN.
 
-python launch.py --config=configs/gan.py           the paper's 20 epochs
+python launch.py --config=configs/gan.py           the study's 20 epochs
 python launch.py --config=configs/gan.py:quick     minutes on a laptop
 """
 
@@ -18,8 +18,8 @@ def get_config(variant: str | None = None) -> ConfigDict:
         "width": 64,  # half of Radford et al.; a step takes about 0.4 s on two CPU cores
         "discriminator_width": 64,  # the same
     }
-    config.optimizer.learning_rate = 2e-4  # the paper's
-    # With the paper's beta1 = 0.9 the discriminator wins early and the generator stops learning.
+    config.optimizer.learning_rate = 2e-4  # the study's
+    # With the study's beta1 = 0.9 the discriminator wins early and the generator stops learning.
     # Radford et al. use 0.5 for that reason: --config.optimizer.beta1=0.5 (docs/results.md).
     if variant == "quick":
         config.name = "gan-quick"

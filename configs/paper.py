@@ -18,7 +18,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     if variant == "cpu":
         for config in runs.values():
             config.sample.count = config.score.count = 5000
-        runs["ddpm"].sampler.update({"steps": 50, "eta": 0.0})  # DDIM: 5 minutes a seed
+        runs["ddpm"].sampler.update({"steps": 50, "eta": 0.0})  # DDIM: 5 to 13 minutes a seed
         # The study's own sampler with all 1000 steps, for the 250 images that take five minutes a
         # seed; and 250 images by DDIM, since fewer images make the distances larger.
         for name, sampler in {"ddpm_ancestral": {}, "ddpm_few": {"steps": 50, "eta": 0.0}}.items():
@@ -52,7 +52,7 @@ def study(
             "order": tuple(runs),  # a ConfigDict keeps no order
             "deterministic": FieldReference(False),
             "precision": FieldReference("float32"),
-            "seeds": FieldReference((0, 1, 2, 3, 4)),  # the paper's five
+            "seeds": FieldReference((0, 1, 2, 3, 4)),  # the study's five
             "data": shared.data,
         }
     )

@@ -1,6 +1,6 @@
 """VAE.
 
-python launch.py --config=configs/vae.py           the paper's 20 epochs
+python launch.py --config=configs/vae.py           the study's 20 epochs
 python launch.py --config=configs/vae.py:quick     minutes on a laptop
 """
 

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 import pytest
 
 from bloodjax import options
-from bloodjax.options import Interval, Positive, Seed
+from bloodjax.options import Interval, PositiveInt, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    epochs: Positive
+    epochs: PositiveInt
     rate: Annotated[float, Interval(0, open_low=True)] = 1.0
     decay: Annotated[float, Interval(0, 1, open_high=True)] = 0.0
     weights: Literal["ema", "raw"] = "ema"
@@ -71,7 +71,7 @@ def test_an_unknown_option_gets_the_nearest_name_and_a_missing_one_its_range():
 
 
 def test_a_function_is_checked_by_its_keyword_only_parameters():
-    def sample(key, *, steps: Positive, eta: float = 0.0): ...
+    def sample(key, *, steps: PositiveInt, eta: float = 0.0): ...
 
     options.check(sample, "sampler", {"steps": 3})
     with pytest.raises(ValueError, match="sampler.steps=0"):

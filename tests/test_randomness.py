@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
-from bloodjax.randomness import Purpose, batch_normal, interpolate_normals, key_at
+from bloodjax.randomness import Purpose, interpolate_normals, key_at, normal_batch
 
 
 def test_purposes_keep_their_numbers_and_leave_those_below_1000_to_players():
@@ -19,7 +19,7 @@ def test_keys_differ_by_seed_purpose_and_index():
 
 def test_batch_normal_draws_what_random_normal_draws():
     key = random.key(3)
-    np.testing.assert_array_equal(batch_normal(key, (4, 5)), random.normal(key, (4, 5)))
+    np.testing.assert_array_equal(normal_batch(key, (4, 5)), random.normal(key, (4, 5)))
 
 
 def test_interpolation_keeps_the_norm_and_steps_by_equal_angles():

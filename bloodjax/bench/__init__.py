@@ -1,1 +1,1 @@
-"""The comparison with PyTorch, the only room that may import torch; no other room needs it."""
+"""The comparison with PyTorch: the only package that imports torch."""

@@ -20,7 +20,7 @@ from bloodjax.bench.results import Row, add_ratios, blank_rows, make_row
 from bloodjax.bench.tasks import MAIN_BATCH, Plan, Task, list_tasks
 from bloodjax.bench.timing import start_all, time_in_turns
 from bloodjax.data import Dataset
-from bloodjax.options import Interval, Positive
+from bloodjax.options import Interval, PositiveInt
 from bloodjax.report.figures import draw_speed
 from bloodjax.runtime.environment import environment
 from bloodjax.runtime.files import atomic_write, write_text
@@ -44,7 +44,7 @@ class BenchConfig:
     """
 
     torch_python: str = ""
-    batches: tuple[Positive, ...] = (32, 128, 512)
+    batches: tuple[PositiveInt, ...] = (32, 128, 512)
     repeats: Annotated[int, Interval(5)] = 5
     quick: bool = False
 

@@ -14,7 +14,7 @@ from jax import Array, random
 from bloodjax import methods
 from bloodjax.images import to_float, to_uint8
 from bloodjax.methods import Method
-from bloodjax.randomness import Purpose, batch_normal, key_at
+from bloodjax.randomness import Purpose, key_at, normal_batch
 from bloodjax.training import step as steps
 from bloodjax.training.step import OptimizerConfig
 
@@ -185,7 +185,7 @@ def vae_noise(method: Any, state: steps.State, count: int) -> dict[str, Array]:
 def gan_noise(method: Any, state: steps.State, count: int) -> dict[str, Array]:
     """Draw the latents of each player's step."""
     shape = count, method.latent
-    return {p: batch_normal(loss_key(state, i), shape) for i, p in enumerate(method.losses)}
+    return {p: normal_batch(loss_key(state, i), shape) for i, p in enumerate(method.losses)}
 
 
 def ddpm_noise(method: Any, state: steps.State, count: int) -> dict[str, Array]:

@@ -26,7 +26,7 @@ COUNT = {"cpu": {"sample": 500, "steps": 100}, "gpu": {"sample": 1000, "steps": 
 FEATURES = 96
 
 TORCH = ("eager", "channels_last", "compile")
-VARIANTS = {  # task -> side -> variants
+VARIANTS = {  # device -> task -> side -> variants
     "cpu": {
         "parity": {"torch": TORCH},
         "matmul": {"jax": ("jit",), "torch": ("eager",)},
@@ -54,7 +54,7 @@ class Task(NamedTuple):
     """A task and its contestants.
 
     Attributes:
-        name: a key of `VARIANTS`.
+        name: a task of `VARIANTS`, or "time to score".
         batch: images in a unit; 0: none.
         precision: "float32", "tf32" or "bfloat16".
         contestants: the processes that do the task.

@@ -14,7 +14,7 @@ from bloodjax import methods, options
 from bloodjax.bench.parity import adam_numbers, flatten
 from bloodjax.bench.results import Row, make_row
 from bloodjax.bench.tasks import Task
-from bloodjax.bench.timing import Contestant, Failed, process_environment
+from bloodjax.bench.timing import Contestant, ContestantError, process_environment
 from bloodjax.data import Dataset
 from bloodjax.runtime.files import read_json
 from bloodjax.sampling.draw import SampleConfig, dispatch_size
@@ -50,7 +50,7 @@ def compare(
         write_torch_job(config, dataset, threads, folder)
         module = "bloodjax.bench.torch_time_to_score"
         torch_seconds = run_command([torch_python, "-m", module, str(folder)])
-    except (Failed, ValueError) as error:
+    except (ContestantError, ValueError) as error:
         return [make_job_row(side, failure=str(error)) for side in ("jax", "torch")]
     images = np.load(folder / "samples.npy")
     torch_score = score_images(images, config, dataset, folder / "torch")
@@ -68,7 +68,7 @@ def run_jax_job(job: Sequence[str], workdir: Path) -> tuple[float, float]:
         time.sleep(SECONDS)
     until_samples = time.perf_counter() - begin
     if process.wait():
-        raise Failed(f"{' '.join(job)} ended with exit code {process.returncode}")
+        raise ContestantError(f"{' '.join(job)} ended with exit code {process.returncode}")
     return until_samples, time.perf_counter() - begin
 
 
@@ -99,7 +99,7 @@ def run_command(command: Sequence[str]) -> float:
     done = subprocess.run(command, env=process_environment(), stderr=subprocess.PIPE, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"ended with exit code {done.returncode}"]
-        raise Failed(f"{' '.join(command)}: {lines[-1]}")
+        raise ContestantError(f"{' '.join(command)}: {lines[-1]}")
     return time.perf_counter() - begin
 
 

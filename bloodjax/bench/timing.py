@@ -19,14 +19,14 @@ import bloodjax
 from bloodjax.bench.worker import Job
 
 ROOT = Path(bloodjax.__file__).parent.parent
-LONG = 20.0  # seconds for all windows of a contestant, ...
-LEAST = 3  # ... but never fewer windows than this
-PATIENCE = 400.0  # seconds until a contestant that is not ready has failed
+WINDOWS_SECONDS = 20.0  # seconds for all windows of a contestant, ...
+MIN_WINDOWS = 3  # ... but never fewer windows than this
+START_TIMEOUT = 400.0  # seconds until a contestant that is not ready has failed
 
 Advance = Callable[..., None]  # of a progress bar
 
 
-class Failed(Exception):
+class ContestantError(Exception):
     """A contestant failed; the message is the last line that it printed."""
 
 
@@ -78,7 +78,7 @@ class Contestant:
         """Start the process and have it do its first unit.
 
         Raises:
-            Failed: the process ended, or took longer than PATIENCE.
+            ContestantError: the process ended, or took longer than START_TIMEOUT.
         """
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
@@ -89,14 +89,14 @@ class Contestant:
             env=process_environment(),
             text=True,
         )
-        alarm = threading.Timer(PATIENCE, self.process.kill)
+        alarm = threading.Timer(START_TIMEOUT, self.process.kill)
         begin = time.monotonic()
         alarm.start()
         try:
             answer = self.ask(json.dumps(self.job | {"variant": self.variant}))
-        except Failed:
-            if time.monotonic() - begin >= PATIENCE:
-                raise Failed(f"not ready after {PATIENCE:.0f} s") from None
+        except ContestantError:
+            if time.monotonic() - begin >= START_TIMEOUT:
+                raise ContestantError(f"not ready after {START_TIMEOUT:.0f} s") from None
             raise
         finally:
             alarm.cancel()
@@ -107,7 +107,7 @@ class Contestant:
         """Send one request and return its answer; see `worker.serve`.
 
         Raises:
-            Failed: the process ended.
+            ContestantError: the process ended.
         """
         process, log = self.process, self.log
         assert process and process.stdin and process.stdout and log, "started"
@@ -119,7 +119,7 @@ class Contestant:
             log.seek(0)
             lines = log.read().strip().splitlines()
             self.end()
-            raise Failed(lines[-1] if lines else f"ended with exit code {code}") from None
+            raise ContestantError(lines[-1] if lines else f"ended with exit code {code}") from None
 
     def window(self, units: int) -> float:
         """Do at least `units` units; return the seconds per unit."""
@@ -138,7 +138,7 @@ class Contestant:
         """Keep the reason of a failure in the block, and no times; the other contestants go on."""
         try:
             yield
-        except Failed as error:
+        except ContestantError as error:
             self.failure = str(error)
             self.times.clear()
             self.end()
@@ -167,7 +167,7 @@ def time_in_turns(
     """Time contestants that have started, in turns, in a new order in every round; end them.
 
     Turns let all of them meet the same other load on the machine. A process is idle except in its
-    turn. Contestants with windows of many seconds get fewer rounds, see LONG and LEAST.
+    turn. Contestants with windows of many seconds get fewer rounds, see `WINDOWS_SECONDS`.
 
     Args:
         contestants: rivals in one task.
@@ -191,7 +191,8 @@ def time_in_turns(
                             seconds = contestant.window(max(1, round(window / seconds)))
                         contestant.times.append(seconds)
                         units[i] = max(1, round(window / seconds))
-                        rounds[i] = max(LEAST, min(repeats, int(LONG / (units[i] * seconds))))
+                        windows = int(WINDOWS_SECONDS / (units[i] * seconds))
+                        rounds[i] = max(MIN_WINDOWS, min(repeats, windows))
                     elif number < rounds.get(i, 0) and not contestant.failure:
                         contestant.times.append(contestant.window(units[i]))
                 advance(1, f"{contestant.side} {contestant.variant}")

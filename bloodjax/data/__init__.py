@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from bloodjax.data import sources
 from bloodjax.data.dataset import SPLITS, Dataset, join
-from bloodjax.runtime.download import Unavailable
+from bloodjax.runtime.download import UnavailableError
 from bloodjax.runtime.progress import console
 
-__all__ = ["SPLITS", "Dataset", "Unavailable", "join", "load", "names"]
+__all__ = ["SPLITS", "Dataset", "UnavailableError", "join", "load", "names"]
 
 
 def names() -> tuple[str, ...]:
@@ -30,8 +30,8 @@ def load(source: str = "bloodmnist", path: str = "", split: str = "all") -> Data
     Raises:
         ValueError: an unknown source or split, or data of another layout.
         FileNotFoundError: `path` or BLOODJAX_DATA names a file that does not exist.
-        Unavailable: the data are not on this machine and cannot be downloaded (never with "auto"),
-            or the source needs a package that is not installed.
+        UnavailableError: the data are not on this machine and cannot be downloaded (never with
+            "auto"), or the source needs a package that is not installed.
     """
     _check_choice("data.source", source, (*names(), "auto"))
     _check_choice("data.split", split, (*SPLITS, "all"))
@@ -39,7 +39,7 @@ def load(source: str = "bloodmnist", path: str = "", split: str = "all") -> Data
         return importlib.import_module(f"{sources.__name__}.{source}").load(path, split)
     try:
         return load("bloodmnist", path, split)
-    except Unavailable:
+    except UnavailableError:
         console.print(
             "[bold]BloodMNIST is not on this machine and cannot be downloaded: using SYNTHETIC "
             "cells[/bold] (--config.data.source=bloodmnist prints how to get the real ones)",

@@ -18,7 +18,7 @@ from bloodjax.runtime.progress import progress
 EXPECTED = "a folder of images, or an .npz of images or of statistics"
 # Arrays of images: of a run's samples.npz, of MedMNIST, of improved-diffusion's samples.
 ARRAYS = ("images", *(f"{split}_images" for split in SPLITS), "arr_0")
-FEW = 4  # an axis of no more is channels, not images
+MAX_CHANNELS = 4  # an axis of no more is channels, not images
 
 
 class ImageSet(NamedTuple):
@@ -109,7 +109,7 @@ def select_images(arrays: dict[str, np.ndarray], seed: int | None) -> np.ndarray
     seeds = arrays.pop("seeds", None)
     for name, x in arrays.items():
         # Grey images have no channel axis in MedMNIST; one picture has no image axis.
-        if x.ndim == 3 and min(x.shape[0], x.shape[2]) <= FEW:
+        if x.ndim == 3 and min(x.shape[0], x.shape[2]) <= MAX_CHANNELS:
             shape = f"{name} has the shape {x.shape}"
             raise ValueError(f"{shape}, one picture or a few grey ones: expected (N, H, W, C)")
     images = np.concatenate([*arrays.values()]) if len(arrays) > 1 else next(iter(arrays.values()))

@@ -1,4 +1,4 @@
-"""Class-conditioning of a diffusion: labels that are dropped in training, and guidance by them.
+"""Class-conditioning of a diffusion model: labels dropped in training, and guidance by them.
 
 Classifier-free guidance: Ho and Salimans (2022); its interval of noise levels: Kynkäänniemi et al.
 (2024).

@@ -1,4 +1,4 @@
-"""Noise levels of a diffusion, corruption by them, and the parametrisation of the network.
+"""Noise levels of a diffusion process, corruption by them, and the parametrisation of the network.
 
 x_t = α_t x_0 + σ_t ε with ε ~ N(0, 1) for all processes.
 """

@@ -1,4 +1,4 @@
-"""Samplers of a diffusion: from x_T to x_0 through a list of noise levels.
+"""Samplers of a diffusion model: from x_T to x_0 through a list of noise levels.
 
 Each takes `denoise(x, level)`, which estimates image and noise from one x_t [H, W, C], and returns
 x_0 with the estimate of the image at every step, [steps, H, W, C]. Coefficients are computed on the

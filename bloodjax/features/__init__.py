@@ -65,7 +65,7 @@ def make(name: str, **options: object) -> Extractor:
 
     Raises:
         ValueError: no such feature space or protocol.
-        download.Unavailable: its weights are not on this machine and cannot be downloaded.
+        download.UnavailableError: its weights are not on this machine and cannot be downloaded.
     """
     space, _, protocol = name.partition(":")
     if space not in names():

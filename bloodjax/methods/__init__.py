@@ -9,14 +9,14 @@ from typing import Any, Literal, Protocol
 from jax import Array
 
 from bloodjax import options
-from bloodjax.options import Positive
+from bloodjax.options import PositiveInt
 
 Params = dict[str, Any]  # player -> pytree of float32 arrays
 Stats = dict[str, Any]  # player -> BatchNorm's moving statistics; {} if there are none
 Batch = tuple[Array, Array]  # images float32 [B, H, W, C] in [-1, 1], labels int32 [B]
 Metrics = dict[str, Array]  # name -> scalar
 Loss = Callable[[Params, Stats, Batch, Array], tuple[Array, tuple[Metrics, Stats]]]
-Shape = tuple[Positive, Positive, Positive]  # (H, W, C)
+Shape = tuple[PositiveInt, PositiveInt, PositiveInt]  # (H, W, C)
 Dtype = Literal["float32", "bfloat16"]
 
 

@@ -13,8 +13,8 @@ from bloodjax.diffusion import samplers
 from bloodjax.diffusion.guidance import drop_labels, guide
 from bloodjax.diffusion.process import Levels, LinearBeta, estimate_from_noise
 from bloodjax.methods import Batch, Dtype, Loss, Metrics, Params, Shape, Stats
-from bloodjax.options import Above0, Count, Interval, NonNegative, Positive, Share
-from bloodjax.randomness import batch_normal
+from bloodjax.options import Count, Interval, NonNegative, PositiveFloat, PositiveInt, UnitInterval
+from bloodjax.randomness import normal_batch
 
 Beta = Annotated[float, Interval(0, 1, open_low=True, open_high=True)]
 
@@ -33,15 +33,15 @@ class DDPM:
     """
 
     shape: Shape
-    timesteps: Positive
+    timesteps: PositiveInt
     beta_first: Beta
     beta_last: Beta
-    widths: tuple[Positive, ...]
-    blocks: Positive
-    patch: Positive
+    widths: tuple[PositiveInt, ...]
+    blocks: PositiveInt
+    patch: PositiveInt
     net: str = "unet"
     classes: Count = 0
-    label_drop: Share = 0.1
+    label_drop: UnitInterval = 0.1
     dtype: Dtype = "float32"
 
     trace_title = "denoising"
@@ -90,7 +90,7 @@ class DDPM:
         images, labels = batch
         key_t, key_noise = random.split(key)
         t = random.randint(key_t, (len(images),), 1, self.timesteps + 1)
-        noise = batch_normal(key_noise, images.shape)
+        noise = normal_batch(key_noise, images.shape)
         if self.classes:  # by a further key: those of the unconditional method stay as they are
             labels = drop_labels(random.fold_in(key, 2), labels, self.classes, self.label_drop)
         x = self.process.corrupt(images, t, noise)
@@ -105,14 +105,14 @@ class DDPM:
         label: Array | None = None,
         pictures: int = 0,
         *,
-        steps: Positive,
-        eta: Share,
+        steps: PositiveInt,
+        eta: UnitInterval,
         clip: bool,
         variance: samplers.Variance,
         name: str = "ddim",
         guidance: NonNegative = 1.0,
         guidance_low: NonNegative = 0.0,
-        guidance_high: Above0 = 1000.0,
+        guidance_high: PositiveFloat = 1000.0,
     ) -> Array:
         """Return one image, or `pictures` estimates of it from the first step to the last.
 

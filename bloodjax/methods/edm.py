@@ -13,8 +13,8 @@ from bloodjax.diffusion import samplers
 from bloodjax.diffusion.guidance import drop_labels, guide
 from bloodjax.diffusion.process import KarrasLevels, Levels, estimate_from_image, precondition
 from bloodjax.methods import Batch, Dtype, Loss, Metrics, Params, Shape, Stats
-from bloodjax.options import Above0, Count, Interval, NonNegative, Positive, Share
-from bloodjax.randomness import batch_normal
+from bloodjax.options import Count, Interval, NonNegative, PositiveFloat, PositiveInt, UnitInterval
+from bloodjax.randomness import normal_batch
 
 Rate = Annotated[float, Interval(0, 1, open_high=True)]
 
@@ -34,16 +34,16 @@ class EDM:
     """
 
     shape: Shape
-    sigma_data: Above0
+    sigma_data: PositiveFloat
     p_mean: float
-    p_std: Above0
-    widths: tuple[Positive, ...]
-    blocks: Positive
-    patch: Positive
+    p_std: PositiveFloat
+    widths: tuple[PositiveInt, ...]
+    blocks: PositiveInt
+    patch: PositiveInt
     net: str = "unet"
     dropout: Rate = 0.0
     classes: Count = 0
-    label_drop: Share = 0.1
+    label_drop: UnitInterval = 0.1
     dtype: Dtype = "float32"
 
     trace_title = "denoising"
@@ -98,8 +98,8 @@ class EDM:
         """
         images, labels = batch
         key_sigma, key_noise, key_label, key_dropout = random.split(key, 4)
-        sigma = jnp.exp(self.p_mean + self.p_std * batch_normal(key_sigma, (len(images),)))
-        noise = batch_normal(key_noise, images.shape)
+        sigma = jnp.exp(self.p_mean + self.p_std * normal_batch(key_sigma, (len(images),)))
+        noise = normal_batch(key_noise, images.shape)
         if self.classes:
             labels = drop_labels(key_label, labels, self.classes, self.label_drop)
         x = images + sigma[:, None, None, None] * noise
@@ -115,16 +115,16 @@ class EDM:
         label: Array | None = None,
         pictures: int = 0,
         *,
-        steps: Positive,
+        steps: PositiveInt,
         name: str = "heun",
-        eta: Share = 0.0,
+        eta: UnitInterval = 0.0,
         clip: bool = False,
-        sigma_min: Above0 = 0.002,
-        sigma_max: Above0 = 80.0,
-        rho: Above0 = 7.0,
+        sigma_min: PositiveFloat = 0.002,
+        sigma_max: PositiveFloat = 80.0,
+        rho: PositiveFloat = 7.0,
         guidance: NonNegative = 1.0,
         guidance_low: NonNegative = 0.0,
-        guidance_high: Above0 = 1000.0,
+        guidance_high: PositiveFloat = 1000.0,
     ) -> Array:
         """Return one image, or `pictures` estimates of it, clipped to [-1, 1].
 

@@ -9,8 +9,8 @@ from jax import Array, nn, random
 from bloodjax import nets, options
 from bloodjax.methods import Batch, Dtype, Loss, Metrics, Params, Shape, Stats
 from bloodjax.nets.conv import Decoder, Encoder
-from bloodjax.options import Positive
-from bloodjax.randomness import batch_normal, interpolate_normals
+from bloodjax.options import PositiveInt
+from bloodjax.randomness import interpolate_normals, normal_batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,9 @@ class DCGAN:
     """
 
     shape: Shape
-    latent: Positive
-    width: Positive
-    discriminator_width: Positive
+    latent: PositiveInt
+    width: PositiveInt
+    discriminator_width: PositiveInt
     dtype: Dtype = "float32"
 
     classes = 0
@@ -84,7 +84,7 @@ class DCGAN:
     ) -> tuple[Array, tuple[Metrics, Stats]]:
         """Return -log D(x) - log(1 - D(G(z))), averaged over the batch, in nats."""
         images, _ = batch
-        z = batch_normal(key, (len(images), self.latent))
+        z = normal_batch(key, (len(images), self.latent))
         fakes, stats = self.play("generator", params, stats, z)
         real, stats = self.play("discriminator", params, stats, images)
         fake, stats = self.play("discriminator", params, stats, fakes)
@@ -96,7 +96,7 @@ class DCGAN:
         self, params: Params, stats: Stats, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Metrics, Stats]]:
         """Return -log D(G(z)), averaged over the batch, in nats."""
-        z = batch_normal(key, (len(batch[0]), self.latent))
+        z = normal_batch(key, (len(batch[0]), self.latent))
         fakes, stats = self.play("generator", params, stats, z)
         fake, stats = self.play("discriminator", params, stats, fakes)
         return nn.softplus(-fake).mean(), ({}, stats)

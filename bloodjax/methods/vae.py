@@ -10,8 +10,8 @@ from jax import Array, random
 from bloodjax import nets, options
 from bloodjax.methods import Batch, Dtype, Loss, Metrics, Params, Shape, Stats
 from bloodjax.nets.conv import Decoder, Encoder
-from bloodjax.options import Above0, Positive
-from bloodjax.randomness import batch_normal, interpolate_normals
+from bloodjax.options import PositiveFloat, PositiveInt
+from bloodjax.randomness import interpolate_normals, normal_batch
 
 
 def kl_to_standard_normal(mean: Array, log_var: Array) -> Array:
@@ -32,9 +32,9 @@ class VAE:
     """
 
     shape: Shape
-    latent: Positive
-    width: Positive
-    sigma: Above0
+    latent: PositiveInt
+    width: PositiveInt
+    sigma: PositiveFloat
     dtype: Dtype = "float32"
 
     classes = 0
@@ -83,7 +83,7 @@ class VAE:
         images, _ = batch
         code = nets.apply(self.encoder, {"params": params["vae"]["encoder"]}, images, True)
         mean, log_var = jnp.split(code, 2, axis=-1)
-        z = mean + jnp.exp(0.5 * log_var) * batch_normal(key, mean.shape)
+        z = mean + jnp.exp(0.5 * log_var) * normal_batch(key, mean.shape)
         error = jnp.sum((images - self.decode(params, z)) ** 2, axis=(1, 2, 3)).mean()
         dims = math.prod(self.shape)
         constant = 0.5 * dims * math.log(2 * math.pi * self.sigma**2)

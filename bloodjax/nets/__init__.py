@@ -25,7 +25,8 @@ def make(name: str, **hyper_parameters: Any) -> nn.Module:
     Args:
         name: a file in this folder whose function `make` checks the hyper-parameters and returns
             the network, e.g. "unet".
-        hyper_parameters: shape, widths, blocks, patch, dtype and classes: see `unet.make`.
+        hyper_parameters: shape, widths, blocks, patch, dtype, and classes and dropout where they
+            are not 0: see `unet.make`.
 
     Raises:
         ValueError: the file or its `make` is missing, or the network does not allow a value.

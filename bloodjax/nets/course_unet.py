@@ -12,7 +12,7 @@ from jax import Array, random
 from jax.typing import DTypeLike
 
 from bloodjax.nets.layers import Conv, ConvTranspose, Dense, silu
-from bloodjax.options import Positive
+from bloodjax.options import PositiveInt
 
 EMBEDDING = 100  # dimensions of the embedded time
 
@@ -139,8 +139,8 @@ class CourseUNet(nn.Module):
 def make(
     *,
     shape: tuple[int, int, int],
-    widths: tuple[Positive, ...],
-    blocks: Positive,
+    widths: tuple[PositiveInt, ...],
+    blocks: PositiveInt,
     patch: Literal[1] = 1,
     dtype: str = "float32",
     classes: Literal[0] = 0,

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from bloodjax.nets.layers import Conv, Dense, depth_to_space, silu, space_to_depth, upsample
-from bloodjax.options import Count, Positive, Share
+from bloodjax.options import Count, PositiveInt, UnitInterval
 
 GROUPS = 8  # of GroupNorm
 
@@ -148,12 +148,12 @@ class UNet(nn.Module):
 def make(
     *,
     shape: tuple[int, int, int],
-    widths: tuple[Positive, ...],
-    blocks: Positive,
-    patch: Positive,
+    widths: tuple[PositiveInt, ...],
+    blocks: PositiveInt,
+    patch: PositiveInt,
     dtype: str = "float32",
     classes: Count = 0,
-    dropout: Share = 0.0,
+    dropout: UnitInterval = 0.0,
 ) -> UNet:
     """Return the U-Net for images of any `shape`; see `UNet` for the hyper-parameters.
 

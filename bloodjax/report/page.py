@@ -15,7 +15,7 @@ from bloodjax.scoring.scores import Scores, Summary, score_key
 from bloodjax.scoring.tables import explain_spreads, format_mean_std, format_value, title
 
 Table = list[tuple[str, ...]]  # rows of plain text, header first
-LONG = 80  # letters; the text of a longer cell wraps
+WRAP_LENGTH = 80  # letters; the text of a longer cell wraps
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --muted: #5d6573; --paper: #fff; --card: #f4f5f7;
   --line: #dfe2e7; --real: #9aa3b2; --fake: #c2603f; }
@@ -187,7 +187,7 @@ def html_table(table: Table, style: Literal["scores", "settings"]) -> str:
         tag = "th" if style == "scores" and i == 0 else "td"
         cells = ""
         for cell in row:
-            long = ' class="long"' if len(cell) > LONG else ""
+            long = ' class="long"' if len(cell) > WRAP_LENGTH else ""
             cells += f"<{tag}{long}>{escape(cell)}</{tag}>"
         lines += f"<tr>{cells}</tr>"
     return f'<div class="{style}"><table>{lines}</table></div>'

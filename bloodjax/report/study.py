@@ -28,7 +28,7 @@ MISSING = "not made yet"
 VERDICTS = "What seeds tell"
 
 
-class Part(NamedTuple):
+class RunResults(NamedTuple):
     """The files of one run.
 
     Attributes:
@@ -93,15 +93,15 @@ def write_study_report(
     return write_files(folder / "report", pictures, text, html)
 
 
-def read_part(run: Path, config: dict[str, Any], dataset: Dataset) -> Part:
+def read_part(run: Path, config: dict[str, Any], dataset: Dataset) -> RunResults:
     """Return the files of a run that exist so far."""
     samples = read_samples(run, dataset) if (run / NAME).exists() else None
     scores = read_scores(run, samples) if samples else None
-    return Part(run.name, config, samples, scores or {"scores": [], "summary": []})
+    return RunResults(run.name, config, samples, scores or {"scores": [], "summary": []})
 
 
 def value_rows(
-    parts: Sequence[Part], settings: Sequence[str], keys: Sequence[Key], dataset: Dataset
+    parts: Sequence[RunResults], settings: Sequence[str], keys: Sequence[Key], dataset: Dataset
 ) -> Table:
     """Return each run's distances with both σ, beside the published ones; last, real images."""
     compared = len({part.config["method"]["name"] for part in parts}) > 1
@@ -143,13 +143,13 @@ def value_cells(summary: Summary | None) -> list[str]:
     return [format_mean_std(summary), format_draws(summary["draws"], summary["mean"])]
 
 
-def largest_floor(parts: Sequence[Part], key: Key) -> Score:
+def largest_floor(parts: Sequence[RunResults], key: Key) -> Score:
     """Return a score of the run that compares the most real images."""
     scores = (s for part in parts for s in part.scores["scores"] if score_key(s) == key)
     return max(scores, key=lambda score: score["floor_n"])
 
 
-def metric_rows(parts: Sequence[Part], key: Key) -> Table:
+def metric_rows(parts: Sequence[RunResults], key: Key) -> Table:
     """Return all metrics of each run in one space, means over seeds; last, other real images."""
     table: Table = [("run", *metric_headings())]
     for part in parts:
@@ -158,7 +158,7 @@ def metric_rows(parts: Sequence[Part], key: Key) -> Table:
     return [*table, ("other real images", *format_metrics(largest_floor(parts, key)["real"]))]
 
 
-def verdict_rows(parts: Sequence[Part]) -> Table:
+def verdict_rows(parts: Sequence[RunResults]) -> Table:
     """Return a verdict on each pair of runs that compare, or [] without such a pair."""
     samples = []
     for part in parts:
@@ -178,7 +178,7 @@ def verdict_rows(parts: Sequence[Part]) -> Table:
     return table if len(table) > 1 else []
 
 
-def class_rows(parts: Sequence[Part], dataset: Dataset) -> Table:
+def class_rows(parts: Sequence[RunResults], dataset: Dataset) -> Table:
     """Return the share of each class among real and generated images, or [] without classes."""
     shares = {p.name: [s["classes"] for s in p.scores["scores"] if s["classes"]] for p in parts}
     shares = {name: seeds for name, seeds in shares.items() if seeds}

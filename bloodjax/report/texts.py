@@ -40,7 +40,7 @@ SYNTHETIC = (
 )
 STUDY = (
     "The study's numbers are FIDs of 10,000 samples against 10,000 real images, mean ± σ of five "
-    "runs. It states neither the software nor the input range. Only a FID compares with them."
+    "runs. It states neither the software nor the input range. Only an FID compares with them."
 )
 PUBLISHED = {name: f"{mean:.2f} ± {std:.2f}" for name, (mean, std) in tables.STUDY.items()}
 PUBLISHED_TABLE = [

@@ -13,7 +13,7 @@ TIMEOUT = (3, 20)  # seconds to connect, and between two packets
 pooch.get_logger().setLevel("WARNING")  # the progress bar replaces its messages
 
 
-class Unavailable(OSError):
+class UnavailableError(OSError):
     """Data or weights are not on this machine and could not be fetched."""
 
 

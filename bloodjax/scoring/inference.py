@@ -7,7 +7,7 @@ import numpy as np
 from scipy import optimize, stats
 
 LEVEL, POWER = 0.95, 0.8  # of intervals and tests; of comparisons (Cohen, 1988)
-MOST = 1000  # values that a comparison may need
+MAX_VALUES = 1000  # values that a comparison may need
 RESAMPLES = 9999  # of a bootstrap, and of sign flips if all are more
 BATCH = 1000  # resamples in memory at a time
 SEED = 0  # of resamples: the same values give the same interval
@@ -146,9 +146,9 @@ def welch_power(gap: float, a: float, b: float, n: Any) -> np.ndarray:
 def values_needed(gap: float, a: float, b: float) -> int | None:
     """Return the values on each side that tell two means apart with power 0.8.
 
-    None: more than `MOST`. The arguments are those of `welch_power`.
+    None: more than `MAX_VALUES`. The arguments are those of `welch_power`.
     """
-    n = np.arange(2, MOST + 1)
+    n = np.arange(2, MAX_VALUES + 1)
     enough = n[welch_power(gap, a, b, n) >= POWER]
     return int(enough[0]) if len(enough) else None
 

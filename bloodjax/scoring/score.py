@@ -11,9 +11,9 @@ from bloodjax import features as spaces
 from bloodjax import options
 from bloodjax.data import Dataset
 from bloodjax.features import Extractor
-from bloodjax.options import Interval, Positive
+from bloodjax.options import Interval, PositiveInt
 from bloodjax.runtime import processes
-from bloodjax.runtime.download import Unavailable
+from bloodjax.runtime.download import UnavailableError
 from bloodjax.runtime.progress import console, print_line, progress
 from bloodjax.sampling.samples import Samples, read_samples
 from bloodjax.scoring.comparison import RealSet
@@ -40,8 +40,8 @@ class ScoreConfig:
 
     features: tuple[str, ...] = (CLASSIFIER,)
     count: Annotated[int, Interval(2)] = 10_000  # a covariance needs 2 images
-    draws: Positive = 5
-    sample_sets: Positive = 1
+    draws: PositiveInt = 5
+    sample_sets: PositiveInt = 1
 
     def __post_init__(self) -> None:
         options.check(type(self), "score", vars(self))
@@ -64,7 +64,7 @@ def make_extractors(features: Sequence[str]) -> dict[str, Extractor]:
     for name in features:
         try:
             available[name] = spaces.make(name)
-        except Unavailable as error:
+        except UnavailableError as error:
             print_line(f"scores go on without {name}: {error}")
     if not available:
         names = ",".join(features)

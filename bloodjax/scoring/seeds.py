@@ -19,7 +19,7 @@ DISTANCE = "value"  # the key of the Fréchet distance
 BETTER = {DISTANCE: "lower"} | {m.key: m.better for m in METRICS if m.averaged}
 
 
-class Draws(NamedTuple):
+class DrawSpread(NamedTuple):
     """The distances of one run's models over several draws of images.
 
     A draw of real images is a part of those at hand, so that two draws share images: new images
@@ -36,7 +36,7 @@ class Draws(NamedTuple):
     std: float
 
 
-class Sample(NamedTuple):
+class Measurement(NamedTuple):
     """One measure of one run, a value for each seed.
 
     Attributes:
@@ -57,8 +57,8 @@ class Sample(NamedTuple):
     measure: str
     seeds: tuple[int, ...]
     values: np.ndarray
-    draws: Draws | None
-    sampling: Draws | None
+    draws: DrawSpread | None
+    sampling: DrawSpread | None
     basis: tuple[Any, ...]
 
     @property
@@ -72,7 +72,7 @@ class Sample(NamedTuple):
         return float(self.values.std(ddof=1))
 
 
-def read_study(folder: Path) -> list[Sample]:
+def read_study(folder: Path) -> list[Measurement]:
     """Return every measure of every run that has scores of two or more seeds.
 
     The console names the runs that are left out.
@@ -80,7 +80,7 @@ def read_study(folder: Path) -> list[Sample]:
     Raises:
         ValueError: no run remains, or the seeds of one run do not compare.
     """
-    samples: list[Sample] = []
+    samples: list[Measurement] = []
     for run in sorted(file.parent for file in folder.glob("*/config.json")):
         file = run / scores.NAME
         every = read_json(file)["scores"] if file.exists() else []
@@ -106,7 +106,7 @@ def find_fault(every: Sequence[scores.Score]) -> str:
     return "" if len({score["seed"] for score in every}) > 1 else "1 seed, expected at least 2"
 
 
-def read_run(run: Path, method: str, every: Sequence[scores.Score]) -> list[Sample]:
+def read_run(run: Path, method: str, every: Sequence[scores.Score]) -> list[Measurement]:
     """Return the measures of one run, without a fault, in every feature space."""
     samples = []
     for key in dict.fromkeys(map(scores.score_key, every)):
@@ -115,7 +115,7 @@ def read_run(run: Path, method: str, every: Sequence[scores.Score]) -> list[Samp
     return samples
 
 
-def read_space(run: Path, method: str, group: Sequence[scores.Score]) -> list[Sample]:
+def read_space(run: Path, method: str, group: Sequence[scores.Score]) -> list[Measurement]:
     """Return the measures of one run in one feature space that all seeds have."""
     basis, *rest = {tuple(score[key] for key in ALIKE) for score in group}
     if rest:
@@ -125,24 +125,26 @@ def read_space(run: Path, method: str, group: Sequence[scores.Score]) -> list[Sa
     seeds = tuple(score["seed"] for score in group)
     columns = {key: [score.get(key) for score in group] for key in BETTER}
     return [
-        Sample(run.name, method, space, key, seeds, np.array(values, float), *spreads, basis)
+        Measurement(run.name, method, space, key, seeds, np.array(values, float), *spreads, basis)
         for key, values in columns.items()
         if None not in values
         for spreads in [draws.get(key, (None, None))]
     ]
 
 
-def read_draws(group: Sequence[scores.Score], key: Literal["draws", "sampling"]) -> Draws | None:
+def read_draws(
+    group: Sequence[scores.Score], key: Literal["draws", "sampling"]
+) -> DrawSpread | None:
     """Return the spread over draws, None without one; scores hold population σ."""
     draws = [x for score in group if (x := score.get(key))]
     means = [x.get("mean") for x in draws]
     if len(draws) < len(group) or (n := draws[0]["n"]) < 2 or None in means:
         return None
     variance = np.mean([x["std"] ** 2 for x in draws]) * n / (n - 1)
-    return Draws(n, np.array(means, float), float(np.sqrt(variance)))
+    return DrawSpread(n, np.array(means, float), float(np.sqrt(variance)))
 
 
-def keep_comparable(samples: Sequence[Sample]) -> tuple[list[Sample], list[str]]:
+def keep_comparable(samples: Sequence[Measurement]) -> tuple[list[Measurement], list[str]]:
     """Return the samples with the commonest basis of their space, and a note on each other one."""
     common = {}
     for space in {x.space for x in samples}:

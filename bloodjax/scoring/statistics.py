@@ -19,7 +19,7 @@ from scipy import stats
 from bloodjax.runtime import command
 from bloodjax.runtime.progress import print_line
 from bloodjax.scoring import inference
-from bloodjax.scoring.seeds import BETTER, DISTANCE, Sample, keep_comparable, read_study
+from bloodjax.scoring.seeds import BETTER, DISTANCE, Measurement, keep_comparable, read_study
 from bloodjax.scoring.tables import STUDY
 from bloodjax.scoring.verdicts import CAUTION, Row, compare_runs
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 # ---- results -----------------------------------------------------------------------------------
 
 
-def analyze(samples: Sequence[Sample]) -> dict[str, list[Any]]:
+def analyze(samples: Sequence[Measurement]) -> dict[str, list[Any]]:
     """Return spreads, components, comparisons, ranks and the study's σ, each a list of rows.
 
     "notes" name the runs that do not compare with other runs.
@@ -70,7 +70,7 @@ def analyze(samples: Sequence[Sample]) -> dict[str, list[Any]]:
     }
 
 
-def describe_spread(x: Sample) -> Row:
+def describe_spread(x: Measurement) -> Row:
     """Return means, σ over trainings, their 95 % intervals, σ of draws, and the detectable gap.
 
     The interquartile mean (iqm) is None below `IQM_SEEDS` seeds.
@@ -87,7 +87,7 @@ def describe_spread(x: Sample) -> Row:
     return row
 
 
-def describe_components(x: Sample) -> Row:
+def describe_components(x: Measurement) -> Row:
     """Return the σ that each source of variation adds to one distance of a run.
 
     All seeds meet the same draws of real images. What a draw does to all seeds alike is no spread
@@ -114,7 +114,7 @@ def describe_components(x: Sample) -> Row:
     return row | {"note": " ".join(notes)}
 
 
-def orient_means(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+def orient_means(samples: Sequence[Measurement]) -> dict[str, dict[str, float]]:
     """Return "space measure" -> run -> mean over seeds, with a sign that makes lower better."""
     means: dict[str, dict[str, float]] = defaultdict(dict)
     for x in samples:
@@ -123,7 +123,7 @@ def orient_means(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
     return means
 
 
-def rank_runs(samples: Sequence[Sample]) -> list[Row]:
+def rank_runs(samples: Sequence[Measurement]) -> list[Row]:
     """Return each run's rank by the measures of `RANKED` in each space; 1 is best."""
     means = orient_means([x for x in samples if x.measure in RANKED])
     ranks = {
@@ -134,7 +134,7 @@ def rank_runs(samples: Sequence[Sample]) -> list[Row]:
     return [{"run": run} | {name: rank.get(run) for name, rank in ranks.items()} for run in runs]
 
 
-def compare_orders(samples: Sequence[Sample]) -> list[Row]:
+def compare_orders(samples: Sequence[Measurement]) -> list[Row]:
     """Return Kendall's τ-b (1945) between the orders of the runs by each two measures."""
     means, rows = orient_means(samples), []
     for first, second in combinations(means, 2):
@@ -147,7 +147,7 @@ def compare_orders(samples: Sequence[Sample]) -> list[Row]:
     return rows
 
 
-def compare_study(x: Sample) -> Row:
+def compare_study(x: Measurement) -> Row:
     """Return the study's σ and this run's as shares of their means; p of `small_spread_test`."""
     mean, std = STUDY[x.method]
     p = inference.small_spread_test(mean, std, STUDY_SEEDS, x.values)

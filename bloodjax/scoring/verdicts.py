@@ -10,7 +10,7 @@ from scipy import stats
 
 from bloodjax.scoring import inference
 from bloodjax.scoring.inference import LEVEL, POWER
-from bloodjax.scoring.seeds import BETTER, Sample
+from bloodjax.scoring.seeds import BETTER, Measurement
 
 Row = dict[str, Any]
 LIMIT = round(1 - LEVEL, 10)  # of p
@@ -22,13 +22,13 @@ CAUTION = (
 BLANK = dict.fromkeys(("difference", "low", "high", "flip_p", "detectable"))
 
 
-def compare_runs(samples: Sequence[Sample]) -> list[Row]:
+def compare_runs(samples: Sequence[Measurement]) -> list[Row]:
     """Return `compare` of each two runs with the same basis, by each measure."""
     alike = operator.attrgetter("space", "measure", "basis")
     return [compare(a, b) for a, b in combinations(samples, 2) if alike(a) == alike(b)]
 
 
-def compare(a: Sample, b: Sample) -> Row:
+def compare(a: Measurement, b: Measurement) -> Row:
     """Return how two runs differ by one measure, second minus first.
 
     Returns:

@@ -23,7 +23,7 @@ SUMS = "sha256.txt"
 EVALUATION = "evaluation.json"
 
 
-class Damaged(ValueError):
+class DamagedError(ValueError):
     """A checkpoint differs from what was written."""
 
 
@@ -90,7 +90,7 @@ class Checkpoints:
         """Return the state of a checkpoint, as NumPy arrays of the shapes and dtypes of `like`.
 
         Raises:
-            Damaged: a file differs from what was written.
+            DamagedError: a file differs from what was written.
         """
         folder = self.folder / str(step)
         _verify(folder)
@@ -104,13 +104,13 @@ class Checkpoints:
         Damaged checkpoints are reported and renamed to STEP.damaged.
 
         Raises:
-            Damaged: all checkpoints are damaged; the message names each, and none is renamed.
+            DamagedError: all checkpoints are damaged; the message names each, and none is renamed.
         """
-        damaged: dict[int, Damaged] = {}
+        damaged: dict[int, DamagedError] = {}
         for step in reversed(self.steps()):
             try:
                 state = self.restore(step, like)
-            except Damaged as error:
+            except DamagedError as error:
                 damaged[step] = error
                 continue
             for bad, error in damaged.items():
@@ -121,7 +121,7 @@ class Checkpoints:
             return step, state
         if damaged:
             names = "; ".join(map(str, damaged.values()))
-            raise Damaged(f"{names}. Put back a copy, or delete {self.folder} to start again")
+            raise DamagedError(f"{names}. Put back a copy, or delete {self.folder} to start again")
         return None
 
 
@@ -177,12 +177,12 @@ def _sums(folder: Path) -> str:
 
 
 def _verify(folder: Path) -> None:
-    """Raise Damaged, naming a file, unless all files match their digests."""
+    """Raise DamagedError, naming a file, unless all files match their digests."""
     try:
         written = (folder / SUMS).read_bytes().splitlines()
     except FileNotFoundError:
-        raise Damaged(f"{folder} has no {SUMS}") from None
+        raise DamagedError(f"{folder} has no {SUMS}") from None
     changed = set(written) - set(_sums(folder).encode().splitlines())
     if changed or not written:
         file = min(changed, default=b"").decode(errors="replace").partition("  ")[2] or SUMS
-        raise Damaged(f"{folder} is damaged ({file})")
+        raise DamagedError(f"{folder} is damaged ({file})")

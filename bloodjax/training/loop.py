@@ -12,13 +12,13 @@ import optax
 from bloodjax import options
 from bloodjax.data import Dataset
 from bloodjax.methods import Method
-from bloodjax.options import Count, Interval, Positive
+from bloodjax.options import Count, Interval, PositiveInt
 from bloodjax.runtime import processes
 from bloodjax.runtime.command import defer_signals, exit_with_signal
 from bloodjax.runtime.progress import console, progress
 from bloodjax.training.autotune import choose_program, parse_strategies
 from bloodjax.training.averages import report_equal_averages
-from bloodjax.training.checkpoint import Checkpoints, Damaged
+from bloodjax.training.checkpoint import Checkpoints, DamagedError
 from bloodjax.training.log import Log, open_lines, trim
 from bloodjax.training.step import State, abstract_states, epoch_orders, init_states, make_advance
 
@@ -46,15 +46,15 @@ class TrainConfig:
             then stays as well.
     """
 
-    epochs: Positive = 20
-    batch_size: Positive = 128
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 128
     augment: bool = False
     ema_decay: Annotated[float, Interval(0, 1, open_high=True)] = 0.0
     ema_decay_long: Annotated[float, Interval(0, 1, open_high=True)] = 0.0
     scan_steps: Count = 0
     strategy: str = "auto"
-    checkpoint_epochs: Positive = 1
-    keep: Positive = 2
+    checkpoint_epochs: PositiveInt = 1
+    keep: PositiveInt = 2
     evaluate_count: Count = 0
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ def train(
 
     Raises:
         FloatingPointError: a loss or a parameter is not finite; earlier checkpoints remain.
-        Damaged: there are checkpoints and all of them are damaged.
+        DamagedError: there are checkpoints and all of them are damaged.
         SystemExit: SIGINT or SIGTERM came; the step was finished and saved first.
     """
     # The step, and how many of them
@@ -190,7 +190,7 @@ def restore(
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        Damaged: the checkpoint is damaged; another one would be another model.
+        DamagedError: the checkpoint is damaged; another one would be another model.
         ValueError: `checkpoint` is another word.
     """
     if checkpoint not in ("newest", "best"):
@@ -208,7 +208,7 @@ def restore(
         console.print(f"the {checkpoint} checkpoint: step {step}")
         try:
             return checkpoints.restore(step, like)
-        except Damaged as error:
-            raise Damaged(f"{error}: {remedy}") from None
+        except DamagedError as error:
+            raise DamagedError(f"{error}: {remedy}") from None
 
     return processes.broadcast_from_main(restore_chosen, like)

@@ -11,7 +11,7 @@ from helpers.tiny import SMALL
 from helpers.tiny import cells as noisy
 
 from bloodjax.bench import jax_worker, timing
-from bloodjax.bench.timing import Contestant, Failed
+from bloodjax.bench.timing import Contestant, ContestantError
 
 ADAM = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999}
 
@@ -54,7 +54,7 @@ class Scripted(Contestant):
             return {"peak_bytes": 1}
         self.asked.append(line)
         if len(self.asked) == self.fail_after:
-            raise Failed("out of memory")
+            raise ContestantError("out of memory")
         return {"units": line, "seconds": line * self.seconds}
 
 
@@ -69,17 +69,17 @@ def test_windows_fill_their_time_and_long_ones_are_fewer():
     timing.time_in_turns([short, unit, long], 1.0, 5, ignore)
     assert short.asked == [1, *[100] * 5] and short.times == [pytest.approx(0.01)] * 5
     assert unit.asked == [1] * 5 and unit.times == [1.5] * 5, "the first look is a window"
-    assert long.asked == [1] * 3 == [1] * timing.LEAST
+    assert long.asked == [1] * 3 == [1] * timing.MIN_WINDOWS
 
 
 def test_a_contestant_that_cannot_start_gives_the_reason():
-    with pytest.raises(Failed, match="No module named"):
+    with pytest.raises(ContestantError, match="No module named"):
         Contestant("nothing", "step", job(), sys.executable).start()
 
 
 def test_a_contestant_that_never_gets_ready_fails(monkeypatch):
-    monkeypatch.setattr(timing, "PATIENCE", 0.2)
-    with pytest.raises(Failed, match="not ready after 0 s"):
+    monkeypatch.setattr(timing, "START_TIMEOUT", 0.2)
+    with pytest.raises(ContestantError, match="not ready after 0 s"):
         contestant().start()
 
 

@@ -274,14 +274,14 @@ def test_failed_download_leaves_nothing(home, server, case):
         server.length = len(server.body) + 1
     if case == "not found":
         server.code = 404
-    with pytest.raises(data.Unavailable, match="Three ways out"):
+    with pytest.raises(data.UnavailableError, match="Three ways out"):
         data.load()
     assert server.hits == 1 and not list((home / "cache" / "bloodjax").iterdir())
 
 
 def test_offline_names_the_ways_out(home, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits to try again"))
-    with pytest.raises(data.Unavailable) as error:
+    with pytest.raises(data.UnavailableError) as error:
         data.load()
     for way in ("data.path=FILE", "BLOODJAX_DATA=FILE", NOWHERE, "~/.medmnist/bloodmnist.npz"):
         assert way in str(error.value)

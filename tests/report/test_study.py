@@ -86,7 +86,7 @@ def test_other_real_images_are_those_of_the_largest_comparison():
     parts = []
     for n, precision in ((100, 0.3), (5000, 0.9), (250, 0.5)):
         score = {"name": key[0], "protocol": key[1], "floor_n": n, "real": {"precision": precision}}
-        parts.append(study.Part("vae", {}, None, {"scores": [score], "summary": []}))
+        parts.append(study.RunResults("vae", {}, None, {"scores": [score], "summary": []}))
     assert study.metric_rows(parts, key)[-1] == ("other real images", "", "", "0.900", *[""] * 4)
 
 

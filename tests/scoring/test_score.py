@@ -20,7 +20,7 @@ from helpers.scoring import (
 from helpers.tiny import flagged
 
 from bloodjax import features
-from bloodjax.runtime.download import Unavailable
+from bloodjax.runtime.download import UnavailableError
 from bloodjax.scoring import score, tables
 from bloodjax.scoring.embedding import shuffled_rows
 from bloodjax.scoring.score import ScoreConfig
@@ -257,7 +257,7 @@ def test_run_refuses_float_images(workdir):
 
 def without_inception(name):
     if name.startswith("inception"):
-        raise Unavailable("no weights; set BLOODJAX_INCEPTION=FILE")
+        raise UnavailableError("no weights; set BLOODJAX_INCEPTION=FILE")
     return extractor(name)
 
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from bloodjax.scoring import inference, statistics, verdicts
-from bloodjax.scoring.seeds import Sample
+from bloodjax.scoring.seeds import Measurement
 
 BASIS = {"dataset_digest": "cd", "extractor_sha256": "ef", "n_real": 5000, "n_fake": 5000}
 VAE = [27.55, 25.92, 26.84, 26.35, 25.53]
@@ -34,7 +34,7 @@ def put(folder, run, values, draws=0.2, n_draws=5, measures=None, seeds=range(99
 def sample(run, values, measure="value", seeds=range(99)):
     """One measure of one run."""
     seeds = tuple(seeds)[: len(values)]
-    return Sample(run, "vae", "FID", measure, seeds, np.array(values, float), None, None, ())
+    return Measurement(run, "vae", "FID", measure, seeds, np.array(values, float), None, None, ())
 
 
 def verdict(first, second, measure="value", **seeds):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helpers.tiny import contents, file_limit
 
-from bloodjax.training.checkpoint import Checkpoints, Damaged
+from bloodjax.training.checkpoint import Checkpoints, DamagedError
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,7 +133,7 @@ def test_damage_to_any_file_is_found_and_the_one_before_is_taken(saved, damage, 
         shutil.copytree(whole, saved.folder)
         damage(saved.folder / "8" / name)
         damaged = contents(saved.folder / "8")
-        with pytest.raises(Damaged, match=str(saved.folder / "8")):
+        with pytest.raises(DamagedError, match=str(saved.folder / "8")):
             saved.restore(8, state())
         step, restored = saved.restore_newest(state())
         assert step == 4
@@ -156,9 +156,11 @@ def test_where_all_are_damaged_each_is_named_and_none_is_touched(saved):
     for step in (4, 8):
         truncate(saved.folder / str(step) / "default" / "manifest.ocdbt")
     before = contents(saved.folder)
-    with pytest.raises(Damaged, match=r"/8 is damaged \(default/manifest.ocdbt\).*/4 is damaged"):
+    with pytest.raises(
+        DamagedError, match=r"/8 is damaged \(default/manifest.ocdbt\).*/4 is damaged"
+    ):
         saved.restore_newest(state())
-    with pytest.raises(Damaged, match=f"delete {saved.folder} to start again"):
+    with pytest.raises(DamagedError, match=f"delete {saved.folder} to start again"):
         saved.restore_newest(state())
     assert contents(saved.folder) == before
 

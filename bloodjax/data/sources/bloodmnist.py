@@ -13,7 +13,7 @@ import pooch
 from bloodjax.data.dataset import SPLITS, Dataset, join, name_data
 from bloodjax.data.file_kinds import list_arrays
 from bloodjax.runtime import download, npz
-from bloodjax.runtime.download import Unavailable
+from bloodjax.runtime.download import UnavailableError
 from bloodjax.runtime.files import digest_file
 from bloodjax.runtime.progress import print_line
 
@@ -49,7 +49,7 @@ def load(path: str = "", split: str = "all") -> Dataset:
     Raises:
         FileNotFoundError: `path` or BLOODJAX_DATA names a file that does not exist.
         ValueError: the file is not in MedMNIST's layout; names what was expected.
-        Unavailable: there is no file and none can be downloaded; names the remedies.
+        UnavailableError: there is no file and none can be downloaded; names the remedies.
     """
     file = _find(path)
     parts = _read(file)
@@ -92,7 +92,7 @@ def _find(path: str) -> Path:
         return download.fetch((URL,), FILE, f"md5:{MD5}")
     except OSError as error:
         reason = str(error)
-    raise Unavailable(
+    raise UnavailableError(
         f"BloodMNIST is not on this machine and cannot be downloaded ({reason}). Three ways out: "
         "(1) data.path=FILE or BLOODJAX_DATA=FILE with any MedMNIST-style .npz; "
         f"(2) download {URL} elsewhere and put it at {HOME}; "

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from bloodjax.data.dataset import SPLITS, Dataset, join
 from bloodjax.data.sources import bloodmnist
-from bloodjax.runtime.download import Unavailable
+from bloodjax.runtime.download import UnavailableError
 
 
 def load(path: str = "", split: str = "all") -> Dataset:
@@ -23,7 +23,7 @@ def load(path: str = "", split: str = "all") -> Dataset:
 
     Raises:
         ValueError: no such flag or size, volumes, or a set of several labels an image.
-        Unavailable: no package, or no file and it cannot be downloaded; names the remedies.
+        UnavailableError: no package, or no file and it cannot be downloaded; names the remedies.
     """
     info, kinds, sizes = _import_package()
     flag, _, size = (path or "bloodmnist").partition(":")
@@ -54,7 +54,7 @@ def _import_package() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
         # Late, as it imports torch; pyright would find this file under the name.
         from medmnist import INFO, dataset  # pyright: ignore
     except ImportError as error:
-        raise Unavailable(
+        raise UnavailableError(
             f"data.source=medmnist needs the medmnist package ({error}): pip install -e "
             "'.[medmnist]'; or use data.source=bloodmnist with data.path=FILE, which reads any "
             "MedMNIST .npz without it"
@@ -71,7 +71,7 @@ def _refuse(name: str, url: str, error: RuntimeError) -> NoReturn:
     reason = error.__context__ or error
     if not isinstance(reason, Exception):  # SystemExit, which the package takes for a failure
         raise reason from None
-    raise Unavailable(
+    raise UnavailableError(
         f"{name} is not on this machine and cannot be downloaded "
         f"({textwrap.shorten(str(reason), 150)}). Three ways out: (1) download {url} elsewhere and "
         f"put it at ~/.medmnist/{name}.npz; (2) data.source=bloodmnist with data.path=FILE reads "

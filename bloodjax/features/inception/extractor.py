@@ -35,7 +35,7 @@ def make_extractor(
 
     Raises:
         ValueError: an unknown protocol or tap, or a file without the weights.
-        Unavailable: the weights are not on this machine and cannot be downloaded.
+        UnavailableError: the weights are not on this machine and cannot be downloaded.
     """
     if protocol not in PROTOCOLS:
         choices = ", ".join(dict.fromkeys((*PROTOCOLS, *MISTAKES)))

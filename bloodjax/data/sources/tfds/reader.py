@@ -16,7 +16,7 @@ from PIL import Image
 
 from bloodjax.data.dataset import SPLITS, Dataset, join
 from bloodjax.data.image_files import name_value_errors
-from bloodjax.runtime.download import Unavailable
+from bloodjax.runtime.download import UnavailableError
 from bloodjax.runtime.progress import progress
 
 # TFDS's names of the splits -> ours
@@ -41,12 +41,12 @@ def load(path: str = "", split: str = "all") -> Dataset:
     Raises:
         ValueError: no such split, other features than an image of 8 bits and its class, images of
             two shapes or without a class, or damaged files; also the errors of `bloodmnist.load`.
-        Unavailable: no TFDS, or no such set that can be read; names the remedies.
+        UnavailableError: no TFDS, or no such set that can be read; names the remedies.
     """
     try:
         import tensorflow_datasets as tfds  # pyright: ignore # optional
     except ImportError as error:
-        raise Unavailable(
+        raise UnavailableError(
             f"data.source=tfds needs TensorFlow Datasets ({error}): pip install -e '.[tfds]', "
             "which brings no TensorFlow"
         ) from None
@@ -84,8 +84,8 @@ def _make_builder(tfds: Any, path: str) -> Any:
         raise _unavailable(path, error) from None
 
 
-def _unavailable(path: str, error: Exception) -> Unavailable:
-    return Unavailable(
+def _unavailable(path: str, error: Exception) -> UnavailableError:
+    return UnavailableError(
         f"data.path={path!r}: no prepared set that can be read "
         f"({textwrap.shorten(str(error), 150)}); expected the name of one that is prepared as "
         "array_record, or its folder. Where TensorFlow is: tfds build NAME "
