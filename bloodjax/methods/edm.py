@@ -1,4 +1,4 @@
-"""EDM: the diffusion of Karras et al., Elucidating the Design Space of ... Models (2022)."""
+"""EDM: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models (2022)."""
 
 import dataclasses
 from collections.abc import Mapping

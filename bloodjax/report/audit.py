@@ -24,10 +24,10 @@ def audit_section(audit: Audit | None) -> str:
         "over seeds of BloodNet."
     )
     safety = (
-        f"{copies['train']:.1%} of the samples are nearer to a training image than every other "
-        f"one is, among {min(counts['train'], counts['test']):,} training images. Among as many "
-        f"test images, which the model does not know, the share is {copies['test']:.1%}; for real "
-        "test images among training images it is "
+        f"{copies['train']:.1%} of the samples are nearer to one of "
+        f"{min(counts['train'], counts['test']):,} training images than that image's nearest "
+        "neighbour among them is. Against as many test images, which the model never saw, the "
+        f"share is {copies['test']:.1%}; for real test images against the training images it is "
         f"{copies['real']:.1%}. A model that copies has a first share well above the other two. "
         "An attack that takes images of low loss for training images has an area under the ROC "
         f"curve of {audit['membership']:.3f}; 0.5 is chance."

@@ -123,7 +123,8 @@ def headline(summary: Summary, scores: Scores) -> str:
         f"The Fréchet distance between {first['n_fake']:,} generated and {first['n_real']:,} real "
         f"images in the features of {space}; {explain_spreads(summary)}. Lower is better. The "
         f"floor is the distance between two sets of {first['floor_n']:,} real images: samples as "
-        "good as the data score about as much. With fewer images, every such distance is larger."
+        "good as real images have about this distance. With fewer images, every such distance is "
+        "larger."
     )
     if summary["name"] != "fid":
         text += f" This is not FID, which uses other features: compare {name} only with {name}."

@@ -83,7 +83,7 @@ METRICS = (
         "memorised",
         "memorised",
         lambda pair: pair.nearest and pair.nearest.memorised,
-        note="Memorised is the share of samples that are nearer to a training image than every "
-        "other one is, among the first 2 × score.count training images.",
+        note="Memorised is the share of samples that are nearer to one of the first "
+        "2 × score.count training images than that image's nearest neighbour is.",
     ),
 )

@@ -33,9 +33,9 @@ class ScoreConfig:
         features: the feature spaces to compare in, "name" or "name:protocol".
         count: images on each side. Fewer are used where there are fewer: n_real, n_fake.
         draws: sets of real images that each model is compared with; their spread is σ of draws.
-        sample_sets: sets of `count` samples of each model; the first one is scored. More than 1
-            tell σ of sampling, see `statistics.describe_components`, and take as many times as long
-            to embed.
+        sample_sets: sets of `count` samples of each model; the first one is scored. Several allow
+            an estimate of σ of sampling, see `statistics.describe_components`; embedding takes that
+            many times as long.
     """
 
     features: tuple[str, ...] = (CLASSIFIER,)

@@ -23,7 +23,7 @@ BLANK = dict.fromkeys(("difference", "low", "high", "flip_p", "detectable"))
 
 
 def compare_runs(samples: Sequence[Measurement]) -> list[Row]:
-    """Return `compare` of each two runs with the same basis, by each measure."""
+    """Return `compare` of each pair of runs with the same basis, by each measure."""
     alike = operator.attrgetter("space", "measure", "basis")
     return [compare(a, b) for a, b in combinations(samples, 2) if alike(a) == alike(b)]
 

@@ -140,7 +140,7 @@ def test_a_folder_is_read_by_size_and_grey_beside_colour(tmp_path, capsys):
     assert [line for line in heard(capsys) if "not read" in line] == []
 
 
-def test_what_a_folder_holds_besides_is_counted_aloud(tmp_path, capsys):
+def test_other_files_in_a_folder_are_reported(tmp_path, capsys):
     folder = put(tmp_path / "a", cells())
     for name in ("notes.txt", "movie.gif", "._000.png", ".DS_Store", "Thumbs.db"):
         (folder / name).write_bytes(b"x")

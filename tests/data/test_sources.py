@@ -220,7 +220,7 @@ def test_medmnist_is_what_the_package_gives(home, monkeypatch, path, stem, shape
     ["chestmnist", "organmnist3d", "pathmnst", "PathMNIST", "bloodmnist_64"]
     + ["bloodmnist:32", "bloodmnist:028", "bloodmnist:big", ":", "x.npz"],
 )
-def test_what_medmnist_has_not_is_refused_before_any_work(home, monkeypatch, path):
+def test_unknown_medmnist_sets_are_refused_early(home, monkeypatch, path):
     medmnist = medmnist_at(home, monkeypatch)
     monkeypatch.setattr(medmnist.dataset.MedMNIST, "__init__", lambda *a, **k: pytest.fail("work"))
     flags = ", ".join(f for f in medmnist.INFO if f != "chestmnist" and not f.endswith("3d"))

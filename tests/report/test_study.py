@@ -141,7 +141,7 @@ def test_scores_of_other_samples_do_not_count(tmp_path):
     assert table(tmp_path, "Table 1")["ddpm"][3:6] == ["not made yet", "", "not made yet"]
 
 
-def test_nothing_but_a_beginning_is_a_report_too(tmp_path):
+def test_a_study_without_scores_has_a_report(tmp_path):
     runs = {tmp_path / "ddpm": config("ddpm", "ddpm", steps=50, clip=True)}
     study.write_study_report("A study", COLUMNS, runs, a_dataset(name="synthetic"), tmp_path)
     assert table(tmp_path, "Table 1")["ddpm"][3] == "not made yet"

@@ -280,7 +280,7 @@ def test_of_a_file_that_was_cut_short_whole_events_are_read(tmp_path):
 
 
 @written
-def test_what_is_no_event_any_more_ends_what_is_carried_over(tmp_path):
+def test_reading_stops_at_the_first_damaged_event(tmp_path):
     run(tmp_path)
     (file,) = (tmp_path / "tensorboard" / "seed0").iterdir()
     raw = file.read_bytes()

@@ -81,7 +81,7 @@ def start(cells, tmp_path_factory):
 
 
 def free_port():
-    """Below those that the system gives to whoever asks for any, so that nobody gets it now."""
+    """Pick a port below the ephemeral range, so that no other process takes it."""
     for port in map(int, np.random.default_rng().permutation(np.arange(20_000, 32_000))):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
