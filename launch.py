@@ -120,7 +120,7 @@ def main(argv: list[str]) -> None:
                 continue  # the report of the study shows the run as not made yet
             console.rule(str(path))
         run_stages(mode, runs[path], run, models[path], dataset, path)
-    if "runs" in config and mode in ("run", "report") and processes.is_main():
+    if "runs" in config and mode in ("run", "score", "report") and processes.is_main():
         # Imports SciPy's statistics, a second that no other command needs
         from bloodjax.report.study import write_study_report
 
@@ -215,7 +215,7 @@ def run_stages(
             params, stats, _ = draw.select_seed(state, 0, run.sample.weights)
             test = data.load(**run.data | {"split": "test"})
             write_audit(folder, method, (params, stats), dataset, test)
-        if mode in ("run", "audit") and processes.is_main():
+        if mode in ("run", "score", "audit") and processes.is_main():
             write_report(folder, dataset)
 
 

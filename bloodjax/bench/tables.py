@@ -109,8 +109,11 @@ def break_even(rows: Sequence[Row]) -> str:
     for rival in rivals:
         gain = rival["median_s"] - best["median_s"]
         cost = best["compile_s"] - rival["compile_s"]
-        steps = "never" if gain <= 0 < cost else f"from step {max(cost / gain, 0):.0f} on"
-        if gain <= 0 >= cost:
+        if gain > 0:
+            steps = f"from step {max(cost / gain, 0):.0f} on"
+        elif cost >= 0:
+            steps = "never"
+        else:
             steps = f"until step {cost / gain:.0f}" if gain else "always"
         parts.append(f"{rival['variant']}: {steps}")
     return f"With compilation, JAX is ahead of PyTorch's {'; '.join(parts)} (batches of 128)."

@@ -100,6 +100,8 @@ def features(job: Job) -> Work:
     if job["variant"] == "channels_last":
         net = net.to(memory_format=torch.channels_last)
     images = torch.from_numpy(np.load(job["images"])[: job["count"]]).permute(0, 3, 1, 2) / 255
+    if job["variant"] == "eager":  # as pytorch-fid loads them
+        images = images.contiguous()
 
     @torch.inference_mode()
     def embed() -> None:

@@ -75,8 +75,10 @@ def make(name: str, **options: object) -> Extractor:
         return raw._replace(name=f"{right.name}-{RAW_REALS}", protocol=RAW_REALS, generated=right)
     if protocol == MIN_MAX:
         right = make(space, **options)
-        scaled = right._replace(features=lambda images: right.features(scale_min_max(images)))
         name = f"{right.name}-{MIN_MAX}"
+        scaled = right._replace(  # a name of its own, since features are cached by name
+            name=f"{name}-scaled", features=lambda images: right.features(scale_min_max(images))
+        )
         changes = {"name": name, "protocol": MIN_MAX, "classify": None, "classes": ()}
         return right._replace(**changes, generated=scaled)
     make_extractor = importlib.import_module(f"{__name__}.{space}").make_extractor

@@ -2,6 +2,7 @@
 
 from bloodjax.report.page import html_table, paragraph
 from bloodjax.scoring.audit import Audit, MeanStd
+from bloodjax.scoring.membership import MEMBERS
 
 TITLES = {"real": "real images", "samples": "samples", "both": "both"}
 
@@ -23,6 +24,8 @@ def audit_section(audit: Audit | None) -> str:
         "images that neither BloodNet nor the generative model was trained on. Mean ± population σ "
         "over seeds of BloodNet."
     )
+    members, others = (min(counts[side], MEMBERS) for side in ("train", "test"))
+    sigma = ((members + others + 1) / (12 * members * others)) ** 0.5  # Mann and Whitney
     safety = (
         f"{copies['train']:.1%} of the samples are nearer to one of "
         f"{min(counts['train'], counts['test']):,} training images than that image's nearest "
@@ -30,7 +33,7 @@ def audit_section(audit: Audit | None) -> str:
         f"share is {copies['test']:.1%}; for real test images against the training images it is "
         f"{copies['real']:.1%}. A model that copies has a first share well above the other two. "
         "An attack that takes images of low loss for training images has an area under the ROC "
-        f"curve of {audit['membership']:.3f}; 0.5 is chance."
+        f"curve of {audit['membership']:.3f}; chance is 0.5 ± {sigma:.3f} (σ)."
     )
     return (
         f"<h2>Usefulness</h2>{paragraph(use)}{html_table(table, 'scores')}"

@@ -122,9 +122,9 @@ def headline(summary: Summary, scores: Scores) -> str:
     text = (
         f"The Fréchet distance between {first['n_fake']:,} generated and {first['n_real']:,} real "
         f"images in the features of {space}; {explain_spreads(summary)}. Lower is better. The "
-        f"floor is the distance between two sets of {first['floor_n']:,} real images: samples as "
-        "good as real images have about this distance. With fewer images, every such distance is "
-        "larger."
+        f"floor is the distance of {first['real']['n_fake']:,} other real images from "
+        f"{first['real']['n_real']:,}: samples as good as these have about this distance. With "
+        "fewer images, every such distance is larger."
     )
     if summary["name"] != "fid":
         text += f" This is not FID, which uses other features: compare {name} only with {name}."

@@ -31,7 +31,7 @@ from bloodjax.scoring.tables import (
 )
 from bloodjax.training import log
 
-SOURCE = ("n real", "n fake", "floor n", "step", "data", "protocol", "extractor")
+SOURCE = ("n real", "n fake", "step", "data", "protocol", "extractor")
 
 
 def write_report(workdir: Path, dataset: Dataset) -> Path:
@@ -107,7 +107,7 @@ def score_rows(scores: Scores) -> Table:
 
 def source_cells(score: Score, counts: Score | PairScore) -> list[str]:
     """Return the cells of `SOURCE`."""
-    numbers = (counts["n_real"], counts["n_fake"], score["floor_n"], score["step"])
+    numbers = (counts["n_real"], counts["n_fake"], score["step"])
     data = f"{DATA.get(score['dataset'], score['dataset'])} {score['dataset_digest'][:12]}"
     weights = f"{score['extractor_weights']} {score['extractor_sha256'][:12]}"
     return [f"{n:,}" for n in numbers] + [data, score["protocol"], weights]

@@ -12,7 +12,15 @@ from bloodjax.report.page import Table, markdown_table, study_page, write_files
 from bloodjax.report.texts import DATA, NO_FID, PUBLISHED, STUDY, describe_metrics
 from bloodjax.runtime.files import flatten
 from bloodjax.sampling.samples import NAME, Samples, read_samples
-from bloodjax.scoring.scores import Key, Score, Scores, Summary, read_scores, score_key
+from bloodjax.scoring.scores import (
+    Key,
+    PairScore,
+    Score,
+    Scores,
+    Summary,
+    read_scores,
+    score_key,
+)
 from bloodjax.scoring.seeds import DISTANCE, find_fault, read_run
 from bloodjax.scoring.tables import (
     format_draws,
@@ -115,7 +123,7 @@ def value_rows(
         config, first = flatten(part.config), next(iter(part.scores["scores"]), None)
         cells = [part.name, *(format_setting(config.get(key, "")) for key in settings)]
         cells += [str(len(config["seeds"]))]
-        cells += [f"{first['n_fake']:,}", f"{first['n_real']:,}"] if first else [MISSING, ""]
+        cells += count_cells(first) if first else [MISSING, ""]
         for key in keys:
             cells += value_cells(part.summary(key))
         if published:
@@ -125,7 +133,8 @@ def value_rows(
     if keys:
         floors = []
         for most in (largest_floor(parts, key) for key in keys):
-            floors += [f"{format_value(most['floor'])} (n = {most['floor_n']:,})", ""]
+            counts = f"{most['real']['n_fake']:,} against {most['real']['n_real']:,}"
+            floors += [f"{format_value(most['floor'])} ({counts})", ""]
         blank = [""] * (len(settings) + 3)
         table.append(("real images", *blank, *floors, *[""] * published))
     return table
@@ -146,16 +155,23 @@ def value_cells(summary: Summary | None) -> list[str]:
 def largest_floor(parts: Sequence[RunResults], key: Key) -> Score:
     """Return a score of the run that compares the most real images."""
     scores = (s for part in parts for s in part.scores["scores"] if score_key(s) == key)
-    return max(scores, key=lambda score: score["floor_n"])
+    return max(scores, key=lambda score: score["real"]["n_real"] + score["real"]["n_fake"])
 
 
 def metric_rows(parts: Sequence[RunResults], key: Key) -> Table:
     """Return all metrics of each run in one space, means over seeds; last, other real images."""
-    table: Table = [("run", *metric_headings())]
+    table: Table = [("run", "n fake", "n real", *metric_headings())]
     for part in parts:
         if summary := part.summary(key):
-            table.append((part.name, *format_metrics(summary)))
-    return [*table, ("other real images", *format_metrics(largest_floor(parts, key)["real"]))]
+            first = next(s for s in part.scores["scores"] if score_key(s) == key)
+            table.append((part.name, *count_cells(first), *format_metrics(summary)))
+    real = largest_floor(parts, key)["real"]
+    return [*table, ("other real images", *count_cells(real), *format_metrics(real))]
+
+
+def count_cells(score: PairScore) -> list[str]:
+    """Return the numbers of images on both sides."""
+    return [f"{score['n_fake']:,}", f"{score['n_real']:,}"]
 
 
 def verdict_rows(parts: Sequence[RunResults]) -> Table:

@@ -63,7 +63,8 @@ def describe_metrics() -> str:
     return " ".join(
         [
             "The value is a Fréchet distance; the floor is that of two sets of real images.",
-            "± is the population σ over seeds, σ of draws the σ over draws of the real images.",
+            "± is the population σ over seeds, σ of draws the σ over draws of the real images. The "
+            "draws share images: new images would spread more.",
             f"Lower is better: value, {better['lower']}.",
             f"Higher is better: {better['higher']}.",
             *(m.note for m in metrics.METRICS if m.heading and m.note),

@@ -72,19 +72,25 @@ def find_closest(pair: Pair, rows: np.ndarray) -> list[Closest]:
     ]
 
 
-def score_reals(real: RealSet) -> dict[str, object]:
-    """Return the scores of real images beside other real images, a floor for every model.
+def score_reals(real: RealSet, others: np.ndarray, count: int) -> dict[str, object]:
+    """Return the scores of `count` other real images beside the real ones, a floor for every model.
 
-    Two disjoint sets of `real.train` are compared. Each is as large as `real.features`, or half
-    of `real.train` if that is smaller.
+    Two disjoint sets of images are compared, of which the second stands for samples. Where there
+    are too few images, both sets are smaller in proportion.
+
+    Args:
+        real: the real images.
+        others: the images of `real.train`, embedded as samples are, float32 [N, d].
+        count: the number of a model's samples.
 
     Returns:
-        "floor", the Fréchet distance; "floor_n", the images in each set; "real", see `compare`.
+        "floor", the Fréchet distance; "real", see `compare`.
     """
-    n = min(len(real.features), len(real.train) // 2)
+    n, total = len(real.features), len(others)
+    n = min(max(n * total // max(n + count, total), 2), total - 2)
     first = real if n == len(real.features) else RealSet.draw(real.train, n)
-    result = compare(Pair(first, real.train[n : 2 * n], first.manifold))
-    return {"floor": result["value"], "floor_n": n, "real": result}
+    result = compare(Pair(first, others[n : n + count], first.manifold))
+    return {"floor": result["value"], "real": result}
 
 
 def score_classes(

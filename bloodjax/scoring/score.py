@@ -48,9 +48,13 @@ class ScoreConfig:
 
 
 class Embedded(NamedTuple):
-    """Features of the training images, float32 [N, d], and of each seed's sets of samples."""
+    """Features of the training images, float32 [N, d], and of each seed's sets of samples.
+
+    `others` are the training images, embedded as samples are.
+    """
 
     train: np.ndarray
+    others: np.ndarray
     fakes: list[list[np.ndarray]]
 
 
@@ -60,10 +64,13 @@ def make_extractors(features: Sequence[str]) -> dict[str, Extractor]:
     Raises:
         ValueError: a space is unknown, or none is available.
     """
-    available = {}
+    available: dict[str, Extractor] = {}
     for name in features:
         try:
-            available[name] = spaces.make(name)
+            made = spaces.make(name)
+            known = {(e.distance, e.protocol) for e in available.values()}
+            if (made.distance, made.protocol) not in known:  # inception, inception:pytorch-fid
+                available[name] = made
         except UnavailableError as error:
             print_line(f"scores go on without {name}: {error}")
     if not available:
@@ -96,24 +103,28 @@ def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores
     extractors = list(make_extractors(config.features).values())
     classifier = find_classifier(extractors, dataset)
 
-    # Embed everything. Twice `count` real images, so that the floor compares sets of `count`.
+    # Embed everything. Twice `count` real images, so that the floor compares as many.
     fakes = samples.images[:, : config.sample_sets * config.count]
     rows = shuffled_rows(dataset)[: 2 * config.count]
     used = dict.fromkeys(filter(None, (*extractors, classifier)))
     embedded: dict[Extractor, Embedded] = {}
-    with progress("embed", len(used) * (len(rows) + fakes.shape[0] * fakes.shape[1])) as advance:
+    passes = [2 if extractor.generated else 1 for extractor in used]
+    total = sum(passes) * len(rows) + len(used) * fakes.shape[0] * fakes.shape[1]
+    with progress("embed", total) as advance:
         for extractor in used:
-            train = embed_dataset(extractor, dataset, len(rows), advance)
+            train = others = embed_dataset(extractor, dataset, len(rows), advance)
+            if extractor.generated:
+                others = embed_dataset(extractor.generated, dataset, len(rows), advance)
             generated = extractor.generated or extractor
             sets = [np.split(embed(generated, x, advance), config.sample_sets) for x in fakes]
-            embedded[extractor] = Embedded(train, sets)
+            embedded[extractor] = Embedded(train, others, sets)
     if not processes.is_main():
         return {"scores": [], "summary": []}
 
     # Classify the real images and each seed's samples.
     predicted, real_labels = None, dataset.labels[rows[: config.count]]
     if classifier and classifier.classify:
-        train, seeds = embedded[classifier]
+        train, _, seeds = embedded[classifier]
         sides = train[: config.count], *(sets[0] for sets in seeds)
         predicted = [classifier.classify(x).argmax(axis=1) for x in sides]
 
@@ -121,9 +132,10 @@ def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores
     scores: list[Score] = []
     with progress("score", len(extractors) * len(fakes)) as advance:
         for extractor in extractors:
-            train, seeds = embedded[extractor]
+            train, others, seeds = embedded[extractor]
             real = RealSet.draw(train, config.count, config.draws)
-            common = {"step": samples.step, **describe(extractor, dataset), **score_reals(real)}
+            floor = score_reals(real, others, len(seeds[0][0]))
+            common = {"step": samples.step, **describe(extractor, dataset), **floor}
             for s, (fake, *others) in enumerate(seeds):
                 source = {"seed": int(samples.seeds[s]), "samples_sha256": samples.digest(s)}
                 score = source | common | score_samples(real, fake, rows, others)

@@ -80,8 +80,7 @@ class Score(PairScore):
     dataset: str
     dataset_digest: str
     floor: float
-    floor_n: int
-    real: PairScore
+    real: PairScore  # of other real images, as many as samples if there are enough
     draws: Draws  # of real images
     sampling: NotRequired[Draws]  # of samples, by score.sample_sets
     closest: list[Closest]

@@ -9,12 +9,13 @@ import numpy as np
 
 from bloodjax.runtime.files import read_json
 from bloodjax.runtime.progress import print_line
+from bloodjax.sampling import samples as samples_file
 from bloodjax.scoring import scores
 from bloodjax.scoring.metrics import METRICS
 from bloodjax.scoring.tables import title
 
 ALIKE = ("dataset_digest", "extractor_sha256", "n_real", "n_fake")  # of scores that compare
-NEEDED = {"seed", "name", "protocol", "value", "draws", *ALIKE}  # keys of a score
+NEEDED = {"seed", "name", "protocol", "value", "draws", "dataset", *ALIKE}  # keys of a score
 DISTANCE = "value"  # the key of the Fréchet distance
 BETTER = {DISTANCE: "lower"} | {m.key: m.better for m in METRICS if m.averaged}
 
@@ -42,6 +43,7 @@ class Measurement(NamedTuple):
     Attributes:
         run: the name of the run's folder.
         method: the name of the run's method.
+        dataset: the name of the data.
         space: the name of the distance, such as "FID".
         measure: a key of `BETTER`.
         seeds: of the trained models.
@@ -53,6 +55,7 @@ class Measurement(NamedTuple):
 
     run: str
     method: str
+    dataset: str
     space: str
     measure: str
     seeds: tuple[int, ...]
@@ -82,8 +85,7 @@ def read_study(folder: Path) -> list[Measurement]:
     """
     samples: list[Measurement] = []
     for run in sorted(file.parent for file in folder.glob("*/config.json")):
-        file = run / scores.NAME
-        every = read_json(file)["scores"] if file.exists() else []
+        every = read_current(run)
         if reason := find_fault(every):
             print_line(f"{run} is left out: {reason}")
             continue
@@ -95,6 +97,15 @@ def read_study(folder: Path) -> list[Measurement]:
             "such as runs/paper"
         )
     return samples
+
+
+def read_current(run: Path) -> list[scores.Score]:
+    """Return the scores of a run, or [] if there are none or the run has other samples by now."""
+    if (run / samples_file.NAME).exists():
+        current = scores.read_scores(run, samples_file.read_samples(run))
+        return current["scores"] if current else []
+    file = run / scores.NAME
+    return read_json(file)["scores"] if file.exists() else []
 
 
 def find_fault(every: Sequence[scores.Score]) -> str:
@@ -122,13 +133,13 @@ def read_space(run: Path, method: str, group: Sequence[scores.Score]) -> list[Me
         raise ValueError(f"{run}: seeds differ in {' or '.join(ALIKE)}: score again, --mode=score")
     space = title(*scores.score_key(group[0]))
     draws = {DISTANCE: (read_draws(group, "draws"), read_draws(group, "sampling"))}
-    seeds = tuple(score["seed"] for score in group)
+    seeds, dataset = tuple(score["seed"] for score in group), group[0]["dataset"]
     columns = {key: [score.get(key) for score in group] for key in BETTER}
     return [
-        Measurement(run.name, method, space, key, seeds, np.array(values, float), *spreads, basis)
+        Measurement(run.name, method, dataset, space, key, seeds, array, *spreads, basis)
         for key, values in columns.items()
         if None not in values
-        for spreads in [draws.get(key, (None, None))]
+        for array, spreads in [(np.array(values, float), draws.get(key, (None, None)))]
     ]
 
 

@@ -5,6 +5,7 @@ python -m bloodjax.scoring.statistics runs/paper [--json]
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from scipy import stats
 
 from bloodjax.runtime import command
@@ -65,7 +66,7 @@ def analyze(samples: Sequence[Measurement]) -> dict[str, list[Any]]:
         "comparisons": compare_runs(samples),
         "ranks": rank_runs(alike),
         "orders": compare_orders(alike),
-        "study": [compare_study(x) for x in distances if x.method in STUDY and x.std],
+        "study": [compare_study(x) for x in distances if is_of_study(x) and x.std],
         "notes": notes,
     }
 
@@ -147,6 +148,11 @@ def compare_orders(samples: Sequence[Measurement]) -> list[Row]:
     return rows
 
 
+def is_of_study(x: Measurement) -> bool:
+    """Return whether the study has a value for this method and these data."""
+    return x.method in STUDY and x.dataset == "bloodmnist"
+
+
 def compare_study(x: Measurement) -> Row:
     """Return the study's σ and this run's as shares of their means; p of `small_spread_test`."""
     mean, std = STUDY[x.method]
@@ -197,22 +203,29 @@ def print_tables(result: Mapping[str, Sequence[Any]]) -> None:
 def print_text(*lines: str) -> None:
     """Print lines as they are, however long."""
     for line in lines:
-        Console(highlight=False, emoji=False).print(line, markup=False, soft_wrap=True)
+        make_console().print(line, markup=False, soft_wrap=True)
 
 
-def print_table(name: str, rows: Sequence[Row], columns: str = "") -> None:
+def print_table(name: str, rows: Sequence[Row], shown: str = "") -> None:
     """Print rows with equal keys as a table, unless there are none.
 
-    `columns` are the keys that it shows, separated by blanks; "": all.
+    `shown` are the keys that it shows, separated by blanks; "": all.
     """
     if not rows:
         return
     hidden = {"space"} if len({row.get("space") for row in rows}) == 1 else set()
-    keys = [key for key in columns.split() or rows[0] if key not in hidden]
-    table = Table(*keys, title=f"\n{name}", title_justify="left", box=None, pad_edge=False)
+    keys = [key for key in shown.split() or rows[0] if key not in hidden]
+    columns = [Column(key, overflow="fold") for key in keys]  # no digit of a number is left out
+    table = Table(*columns, title=f"\n{name}", title_justify="left", box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(format_cell(row[key]) for key in keys))
-    Console(highlight=False, emoji=False).print(table)
+    make_console().print(table)
+
+
+def make_console() -> Console:
+    """Return the console of stdout; a file or a pipe has room for whole tables."""
+    width = None if sys.stdout.isatty() else 250
+    return Console(highlight=False, emoji=False, width=width)
 
 
 def format_cell(value: object) -> str:

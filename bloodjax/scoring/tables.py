@@ -17,28 +17,30 @@ TITLES = {"bloodnet": "BloodNet", "inception": "Inception"}
 def title(name: str, protocol: str = "") -> str:
     """Return the name of a distance for readers: "fd_bloodnet" -> "FD-BloodNet".
 
-    A FID names its protocol, unless that is pytorch-fid's.
+    A distance in Inception's features names its protocol, unless that is pytorch-fid's.
     """
     kind, _, space = name.partition("_")
-    suffix = f" ({protocol})" if name == "fid" and protocol != "pytorch-fid" else ""
+    implied = protocol == "pytorch-fid" or name.endswith(protocol)
+    named = name == "fid" or space.startswith("inception")
+    suffix = f" ({protocol})" if named and not implied else ""
     return "-".join(filter(None, (kind.upper(), TITLES.get(space, space)))) + suffix
 
 
-def format_value(value: float, like: float | None = None) -> str:
+def format_value(value: float, like: float | None = None, least: int = 0) -> str:
     """Return a number with four significant digits, or with the decimals of `like`.
 
-    A value that rounds to zero has no sign.
+    It has `least` decimals at least. A value that rounds to zero has no sign.
     """
     size = max(abs(value if like is None else like), 1e-3)
-    return f"{value:z.{max(3 - int(np.floor(np.log10(size))), 0)}f}"
+    return f"{value:z.{max(3 - int(np.floor(np.log10(size))), least)}f}"
 
 
 def format_mean_std(summary: Summary) -> str:
     """Return mean ± population standard deviation over seeds; one seed has no ±."""
-    mean = format_value(summary["mean"])
     if summary["seeds"] == 1:
-        return mean
-    return f"{mean} ± {format_value(summary['std'], summary['mean'])}"
+        return format_value(summary["mean"])
+    pair = (format_value(summary[key], summary["mean"], least=2) for key in ("mean", "std"))
+    return " ± ".join(pair)
 
 
 def format_metric(metric: Metric, score: Mapping[str, object]) -> str:
@@ -68,7 +70,7 @@ def metric_headings() -> list[str]:
 
 def format_draws(draws: Draws, value: float) -> str:
     """Return σ of draws with the digits of a distance; "-" for one draw."""
-    return format_value(draws["std"], value) if draws["n"] > 1 else "-"
+    return format_value(draws["std"], value, least=2) if draws["n"] > 1 else "-"
 
 
 def explain_spreads(summary: Summary) -> str:

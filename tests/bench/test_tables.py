@@ -81,6 +81,8 @@ def test_the_bound_is_the_fastest_matrix_product_of_the_same_precision():
         ((0.3, 1.0), (0.1, 5.0), "until step 21"),
         ((0.1, 1.0), (0.3, 5.0), "from step 0 on"),
         ((0.3, 5.0), (0.1, 1.0), "never"),
+        ((0.1, 5.0), (0.1, 1.0), "never"),
+        ((0.1, 1.0), (0.1, 5.0), "always"),
     ],
 )
 def test_break_even_counts_compilation(jax_times, torch_times, expected):

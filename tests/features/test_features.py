@@ -136,6 +136,7 @@ def test_real_and_generated_images_are_read_as_the_mistake_says(space, mistakes)
     np.testing.assert_array_equal(reals.generated.features(images), right)
     assert both.generated is None is space.generated
     scaled = mistakes["min-max"]
+    assert scaled.generated.name != scaled.name, "features are cached by name"
     np.testing.assert_array_equal(scaled.features(images), right)
     dark = images // 4 + 30
     dark[:, 0, 0] = (30, 93, 60)  # the range of each image

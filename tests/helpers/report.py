@@ -18,7 +18,6 @@ SCORE = {
     "floor": 0.25,
     "n_real": 10000,
     "n_fake": 9000,
-    "floor_n": 8546,
     "protocol": "as is | or not",
     "extractor_sha256": "ef" * 32,
     "extractor_weights": "w.npz",

@@ -67,7 +67,7 @@ def test_the_first_table_has_every_run_beside_the_study(tmp_path):
     assert result["ddpm"] == ["50", "on", "2", "500", "10,000", *values]
     later = ["not made yet", "", "not made yet", "", "423.70 ± 0.64"]
     assert result["later"] == ["1000", "off", "2", *later]
-    assert result["real images"][5] == "0.2500 (n = 8,546)"
+    assert result["real images"][5] == "0.2500 (8,546 against 8,546)"
 
 
 def test_a_method_that_the_study_did_not_publish_has_no_number_of_it(tmp_path):
@@ -85,18 +85,26 @@ def test_other_real_images_are_those_of_the_largest_comparison():
     key = "fd_bloodnet", ""
     parts = []
     for n, precision in ((100, 0.3), (5000, 0.9), (250, 0.5)):
-        score = {"name": key[0], "protocol": key[1], "floor_n": n, "real": {"precision": precision}}
+        real = {"precision": precision, "n_real": n, "n_fake": n}
+        score = {"name": key[0], "protocol": key[1], "n_real": n, "n_fake": 7, "real": real}
         parts.append(study.RunResults("vae", {}, None, {"scores": [score], "summary": []}))
-    assert study.metric_rows(parts, key)[-1] == ("other real images", "", "", "0.900", *[""] * 4)
+    assert study.metric_rows(parts, key)[-1] == (
+        "other real images",
+        "5,000",
+        "5,000",
+        "",
+        "",
+        "0.900",
+        *[""] * 4,
+    )
 
 
 def test_the_other_tables_have_all_measures_and_classes(tmp_path):
     study.write_study_report("A study", COLUMNS, two_runs(tmp_path), a_dataset(), tmp_path)
     result = table(tmp_path, "FD-BloodNet, all measures")
     assert list(result) == ["run", "vae", "ddpm", "other real images"]
-    assert result["vae"] == "11.50 45.6 0.750 0.500 0.625 0.375 0.062".split()
-    assert result["other real images"][0].strip() == ""
-    assert result["other real images"][1:3] == ["0.1", "0.900"]
+    assert result["vae"] == "9,000 10,000 11.50 45.6 0.750 0.500 0.625 0.375 0.062".split()
+    assert result["other real images"][:5] == ["8,546", "8,546", "", "0.1", "0.900"]
     result = table(tmp_path, "Classes")
     first, *_, last = [name for name in result if name != "class"]
     assert result["class"] == ["real", "vae", "ddpm"]

@@ -89,11 +89,12 @@ def test_memorised_is_the_share_of_ratios_below_one():
 
 def test_real_images_are_compared_with_others():
     train = gaussian(101, 9)
-    for count, n in ((30, 30), (1000, 50)):
-        result = score_reals(RealSet.draw(train, count))
-        assert result["floor_n"] == result["real"]["n_real"] == result["real"]["n_fake"] == n
+    others = train + 1  # the same images, embedded in another way
+    for real_count, count, n, m in ((30, 30, 30, 30), (30, 9, 30, 9), (1000, 300, 25, 76)):
+        result = score_reals(RealSet.draw(train, real_count), others, count)
+        assert (result["real"]["n_real"], result["real"]["n_fake"]) == (n, m)
         assert result["floor"] == pytest.approx(
-            frechet_from_features(train[:n], train[n : 2 * n]), rel=1e-9
+            frechet_from_features(train[:n], others[n : n + m]), rel=1e-9
         )
     assert result["real"]["memorised"] < 0.9  # one set does not hold the other
 
@@ -112,7 +113,7 @@ def work(monkeypatch):
 def test_nothing_is_computed_twice(work, count):
     """Two models beside 40 or 20 of 80 real images, and other real images beside those."""
     real = RealSet.draw(gaussian(80, 16), count, draws=2)
-    score_reals(real)
+    score_reals(real, real.train, count)
     for seed in (0, 1):
         score_samples(real, gaussian(50, seed), np.arange(80))
     once = Counter(work)
@@ -130,7 +131,8 @@ def test_nothing_is_computed_twice(work, count):
 
 
 def test_half_of_few_real_images_meets_the_other_half(work):
-    score_reals(RealSet.draw(gaussian(80, 16), 60))
+    train = gaussian(80, 16)
+    score_reals(RealSet.draw(train, 60), train, 60)
     assert Counter(work) == {("moments", 60): 1, ("moments", 40): 2, ("root", 4): 1, (5, 40): 2}
 
 

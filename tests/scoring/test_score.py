@@ -47,6 +47,15 @@ def test_values_have_four_digits_or_the_decimals_of_another(value, like, text):
 def test_names_for_people():
     names = ("fd_bloodnet", "as is"), ("fid", "pytorch-fid"), ("fid", "clean")
     assert [tables.title(*n) for n in names] == ["FD-BloodNet", "FID", "FID (clean)"]
+    other = ("fd_inception-ab", "pytorch-fid"), ("fd_inception-ab", "clean")
+    assert [tables.title(*n) for n in other] == ["FD-inception-ab", "FD-inception-ab (clean)"]
+    assert tables.title("fd_inception-raw-range", "raw-range") == "FD-inception-raw-range"
+
+
+def test_sigma_has_two_decimals_at_least():
+    summary = {"seeds": 5, "mean": 201.734, "std": 0.231}
+    assert tables.format_mean_std(summary) == "201.73 ± 0.23"
+    assert tables.format_draws({"n": 5, "std": 0.231}, 1201.7) == "0.23"
 
 
 # ---- the stage
@@ -93,7 +102,8 @@ def test_run_scores_each_seed(workdir):
     first, second = result["scores"]
     assert (first["seed"], second["seed"], first["step"]) == (5, 4294967295, 40)
     assert first["name"] == "fd_bloodnet" and first["features"] == "bloodnet"
-    assert (first["n_real"], first["n_fake"], first["floor_n"]) == (30, 30, 30)
+    assert (first["n_real"], first["n_fake"]) == (30, 30)
+    assert (first["real"]["n_real"], first["real"]["n_fake"]) == (30, 30)
     assert (first["dataset"], first["dataset_digest"]) == ("bloodmnist", "cd" * 32)
     assert (first["extractor_sha256"], first["protocol"]) == ("ab" * 32, "as is")
     assert first["extractor_weights"] == "w.npz"
@@ -140,7 +150,7 @@ def test_run_reads_real_and_generated_images_in_two_ways_where_a_space_does(work
     for s, plain_score, fake in zip(raw, plain, fakes, strict=True):
         fake = as_features(fake[:45]).astype(np.float64)
         assert s["value"] == pytest.approx(by_sqrtm(real[:45], fake), rel=1e-6)
-        assert s["floor"] == pytest.approx(by_sqrtm(real[:45], real[45:]), rel=1e-6)
+        assert s["floor"] == pytest.approx(by_sqrtm(real[:45], real[45:] ** 0.5), rel=1e-6)
         shares = [
             {name: (share["real"], share["fake"]) for name, share in x["classes"].items()}
             for x in (s, plain_score)
@@ -181,7 +191,8 @@ def test_a_class_that_nobody_asked_for_has_no_accuracy(workdir):
 def test_run_takes_all_there_are_and_says_so(workdir):
     result = score.write_scores(workdir, a_dataset(31), ScoreConfig(count=10_000))
     first = result["scores"][0]
-    assert (first["n_real"], first["n_fake"], first["floor_n"]) == (31, 50, 15)
+    assert (first["n_real"], first["n_fake"]) == (31, 50)
+    assert (first["real"]["n_real"], first["real"]["n_fake"]) == (11, 20)
 
 
 def test_run_sees_the_real_images_once(workdir):
@@ -287,3 +298,9 @@ def test_check_refuses_what_run_could_not_do(monkeypatch, options, message):
     monkeypatch.setattr(features, "make", without_inception)
     with pytest.raises(ValueError, match=message):
         score.keep_available(ScoreConfig(**options))
+
+
+def test_a_space_that_is_asked_for_twice_counts_once(workdir, monkeypatch):
+    monkeypatch.setattr(features, "make", lambda name: extractor("bloodnet"))
+    config = ScoreConfig(count=30, features=("bloodnet", "bloodnet:as-is"))
+    assert score.write_scores(workdir, a_dataset(), config)["summary"][0]["seeds"] == 2

@@ -5,12 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from helpers.scoring import put_samples, random_images
 from scipy import stats
 
 from bloodjax.scoring import inference, statistics, verdicts
 from bloodjax.scoring.seeds import Measurement
 
-BASIS = {"dataset_digest": "cd", "extractor_sha256": "ef", "n_real": 5000, "n_fake": 5000}
+BASIS = {"dataset": "bloodmnist", "dataset_digest": "cd", "extractor_sha256": "ef"}
+BASIS |= {"n_real": 5000, "n_fake": 5000}
 VAE = [27.55, 25.92, 26.84, 26.35, 25.53]
 GAN = [27.53, 31.56, 27.13, 28.01, 26.85]
 DDPM = [9.99, 9.27, 9.95]
@@ -34,7 +36,8 @@ def put(folder, run, values, draws=0.2, n_draws=5, measures=None, seeds=range(99
 def sample(run, values, measure="value", seeds=range(99)):
     """One measure of one run."""
     seeds = tuple(seeds)[: len(values)]
-    return Measurement(run, "vae", "FID", measure, seeds, np.array(values, float), None, None, ())
+    values = np.array(values, float)
+    return Measurement(run, "vae", "bloodmnist", "FID", measure, seeds, values, None, None, ())
 
 
 def verdict(first, second, measure="value", **seeds):
@@ -372,6 +375,28 @@ def test_tables_show_every_run_and_verdict(tmp_path, run):
     for part in f"{parts},{verdicts}".split(","):
         assert part in text, part
     assert "FID recall" not in text  # ranks are those of distances and KID
+
+
+def test_other_data_are_not_set_beside_the_study(tmp_path, run):
+    put(tmp_path, "vae", VAE, dataset="pathmnist")
+    assert json.loads(run(tmp_path, "--json").out)["study"] == []
+
+
+def test_a_table_in_a_file_is_whole(tmp_path, run):
+    name = "t1000_clip_ema_posterior_of_a_long_study"
+    put(tmp_path, f"vae_{name}", VAE, measures={"kid": [x * 1e-7 for x in VAE]})
+    put(tmp_path, f"gan_{name}", GAN, measures={"kid": [x * 1e-7 for x in GAN]})
+    text = run(tmp_path).out
+    assert "…" not in text and text.count(f"gan_{name} ") > 3
+
+
+def test_scores_of_earlier_samples_are_left_out(tmp_path, run):
+    put(tmp_path, "vae", VAE)
+    put(tmp_path, "gan", GAN)
+    put_samples(tmp_path / "gan", random_images(5, 4), range(5))
+    out, err = run(tmp_path, "--json")
+    assert {row["run"] for row in json.loads(out)["spreads"]} == {"vae"}
+    assert f"{tmp_path / 'gan'} is left out: no scores yet" in err
 
 
 # ---- what cannot be compared -------------------------------------------------------------------
