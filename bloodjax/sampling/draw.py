@@ -97,9 +97,9 @@ def draw_images(
     return to_uint8(images), jnp.isfinite(images).all(axis=range(1, images.ndim))
 
 
-def fetch_images(drawn: tuple[Array, Array]) -> np.ndarray:
+def fetch_images(output: tuple[Array, Array]) -> np.ndarray:
     """Fetch the images of `draw_images`; FloatingPointError if not all are finite."""
-    images, finite = processes.fetch(drawn)
+    images, finite = processes.fetch(output)
     if not finite.all():
         count = f"{np.sum(~finite)} of {len(finite)}"
         raise FloatingPointError(f"{count} samples have NaN or infinite values: check the sampler")

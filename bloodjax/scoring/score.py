@@ -1,6 +1,6 @@
 """The score stage: a run's samples against real images, in several feature spaces."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple, cast
@@ -67,10 +67,10 @@ def make_extractors(features: Sequence[str]) -> dict[str, Extractor]:
     available: dict[str, Extractor] = {}
     for name in features:
         try:
-            made = spaces.make(name)
-            known = {(e.distance, e.protocol) for e in available.values()}
-            if (made.distance, made.protocol) not in known:  # inception, inception:pytorch-fid
-                available[name] = made
+            extractor = spaces.make(name)
+            keys = {(e.distance, e.protocol) for e in available.values()}
+            if (extractor.distance, extractor.protocol) not in keys:  # inception:pytorch-fid
+                available[name] = extractor
         except UnavailableError as error:
             print_line(f"scores go on without {name}: {error}")
     if not available:
@@ -112,12 +112,8 @@ def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores
     total = sum(passes) * len(rows) + len(used) * fakes.shape[0] * fakes.shape[1]
     with progress("embed", total) as advance:
         for extractor in used:
-            train = others = embed_dataset(extractor, dataset, len(rows), advance)
-            if extractor.generated:
-                others = embed_dataset(extractor.generated, dataset, len(rows), advance)
-            generated = extractor.generated or extractor
-            sets = [np.split(embed(generated, x, advance), config.sample_sets) for x in fakes]
-            embedded[extractor] = Embedded(train, others, sets)
+            sides = extractor, dataset, len(rows), fakes, config.sample_sets
+            embedded[extractor] = embed_sides(*sides, advance)
     if not processes.is_main():
         return {"scores": [], "summary": []}
 
@@ -151,6 +147,26 @@ def write_scores(workdir: Path, dataset: Dataset, config: ScoreConfig) -> Scores
     write_scores_file(workdir, result)
     console.print(make_table(result))
     return result
+
+
+def embed_sides(
+    extractor: Extractor,
+    dataset: Dataset,
+    n: int,
+    fakes: np.ndarray,
+    sample_sets: int,
+    advance: Callable[..., None],
+) -> Embedded:
+    """Return the features of the first `n` real images, and of each seed's samples in sets.
+
+    `fakes` are the samples, uint8 [seeds, N, H, W, C].
+    """
+    train = others = embed_dataset(extractor, dataset, n, advance)
+    if extractor.generated:
+        others = embed_dataset(extractor.generated, dataset, n, advance)
+    generated = extractor.generated or extractor
+    sets = [np.split(embed(generated, x, advance), sample_sets) for x in fakes]
+    return Embedded(train, others, sets)
 
 
 def score_labelled(

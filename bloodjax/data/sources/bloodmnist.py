@@ -61,9 +61,8 @@ def load(path: str = "", split: str = "all") -> Dataset:
         print_line(f"{file}: not the published checksum; used as it is")
     wanted = [part for name, part in parts.items() if split in (name, "all")]
     classes = CLASSES if is_blood else [f"class {k}" for k in range(count)]
-    height, *_ = shape = wanted[0][0].shape[1:]
-    # MedMNIST calls other sizes so
-    name = "bloodmnist" if shape == (28, 28, 3) else f"bloodmnist_{height}"
+    shape = wanted[0][0].shape[1:]
+    name = "bloodmnist" if shape == (28, 28, 3) else f"bloodmnist_{shape[0]}"  # as MedMNIST does
     return join(wanted, classes, name if is_blood else name_data("file", file.stem))
 
 
